@@ -1,0 +1,1 @@
+"""The compiled core: packets in batches, no Python object per packet. See ARCHITECTURE.md."""

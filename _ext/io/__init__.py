@@ -1,0 +1,1 @@
+"""Edges: bytes to batches and back; formats, no protocols."""

@@ -1,0 +1,1 @@
+"""Verbs: one act each over the rows of a batch; nodes own nothing."""

@@ -1,0 +1,88 @@
+"""Decapsulation of a batch: moves each body's offset past the outer headers, copies nothing."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from vxlanfast._ext.batch cimport Columns, PacketBatch, row_body
+from vxlanfast._ext.verdict cimport Verdict, PASS, VERDICT_COUNT
+from vxlanfast._ext.wire.link cimport LINK_ETHERNET
+
+
+cdef inline Verdict decap_row(Columns *c, uint32_t i, const DecapRules *rules) noexcept nogil:
+    """One row, one level."""
+    cdef VxlanFrame f
+    cdef uint32_t off = c.off[i], n = c.len[i]
+    cdef Verdict v = decap_find(c.arena + off, n, c.wire_len[i], c.link[i], rules, &f)
+    if v != PASS:
+        return v
+    c.off[i] = off + f.inner
+    c.len[i] = (f.end if f.end < n else n) - f.inner
+    c.wire_len[i] = f.end - f.inner
+    c.link[i] = LINK_ETHERNET
+    c.vni[i] = f.vni
+    c.outer[i] = off
+    c.outer_l3[i] = <uint16_t>f.l3
+    c.outer_l4[i] = <uint16_t>f.l4
+    return PASS
+
+
+cdef void decap_rows(Columns *c, const DecapRules *rules, uint64_t *counts) noexcept nogil:
+    cdef uint32_t i, level
+    cdef Verdict v
+    for i in range(c.n):
+        if c.verdict[i] != PASS:
+            continue
+        v = decap_row(c, i, rules)
+        if v == PASS and rules.levels != 1:
+            # Deeper levels are a wish: a frame that holds no more VXLAN is the result.
+            level = 1
+            while level != rules.levels and decap_row(c, i, rules) == PASS:
+                level += 1
+        c.verdict[i] = v
+        counts[<uint8_t>v] += 1
+
+
+cdef class Decap:
+    """Takes VXLAN off the rows of a batch that hold it; every other row gets a verdict that says why not.
+
+    ``ports``: UDP destination ports that mean VXLAN. ``vnis``: sorted ``(first, last)`` ranges to keep, None for all.
+    ``levels``: how many nested headers to take off at most, 0 for all. ``strict``: drop reserved bits (RFC 7348 §5
+    would ignore them) and wrong outer checksums.
+    """
+
+    def __cinit__(self, ports, *, vnis=None, uint32_t levels=1, bint strict=False):
+        cdef uint32_t i = 0
+        for port in ports:
+            if not 1 <= port <= 65535:
+                raise ValueError(f"UDP port {port}: 1 to 65535")
+            self.rules.ports[<uint32_t>port >> 3] |= 1 << (<uint32_t>port & 7)
+        self.rules.levels = levels
+        self.rules.strict = strict
+        ranges = sorted(vnis or ())
+        if ranges:
+            self.rules.vnis = <VniRange *>calloc(len(ranges), sizeof(VniRange))
+            if self.rules.vnis == NULL:
+                raise MemoryError
+            for first, last in ranges:
+                if not 0 <= first <= last <= 0xFFFFFF:
+                    raise ValueError(f"VNI range {first}-{last}: 0 to {0xFFFFFF}, lower number first")
+                if i and first <= self.rules.vnis[i - 1].last:
+                    raise ValueError(f"VNI range {first}-{last} overlaps the one before it")
+                self.rules.vnis[i].first = first
+                self.rules.vnis[i].last = last
+                i += 1
+            self.rules.n_vnis = i
+
+    def __dealloc__(self):
+        free(self.rules.vnis)
+
+    def process(self, PacketBatch batch not None):
+        """Every row with verdict PASS: on PASS the body is the inner frame, its VNI in the column."""
+        with nogil:
+            decap_rows(&batch.c, &self.rules, self.counts)
+        return batch
+
+    def counters(self):
+        """Rows by verdict since the start: ``{Verdict: rows}`` of those that occur."""
+        from vxlanfast._ext.verdict import Verdict
+        return {Verdict(i): self.counts[i] for i in range(VERDICT_COUNT) if self.counts[i]}

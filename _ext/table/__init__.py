@@ -1,0 +1,1 @@
+"""Memory: tables that own their entries and know no packets."""

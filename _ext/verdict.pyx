@@ -1,0 +1,41 @@
+"""Verdicts and their sentences: one symbol, one human sentence, counted and never raised."""
+
+SENTENCES = {
+    Verdict.PASS: "passed",
+    Verdict.PUNT_NOT_IP: "not an IP packet",
+    Verdict.PUNT_NOT_UDP: "IP, but not UDP",
+    Verdict.PUNT_PORT: "UDP, but not to a VXLAN port",
+    Verdict.PUNT_FRAGMENT: "outer IP fragment (--reassemble puts fragments together)",
+    Verdict.PUNT_GPE: "VXLAN-GPE whose payload is not Ethernet",
+    Verdict.PUNT_LINK_TYPE: "link type not supported",
+    Verdict.DROP_TRUNCATED: "cut inside the outer headers",
+    Verdict.DROP_IP_HEADER: "outer IP header with an impossible version or length",
+    Verdict.DROP_IP_LEN: "outer IP length longer than the packet or shorter than its headers",
+    Verdict.DROP_UDP_LEN: "outer UDP length longer than the IP payload or shorter than its header",
+    Verdict.DROP_NO_VNI: "VXLAN header without the I flag: no valid VNI",
+    Verdict.DROP_INNER_RUNT: "inner frame shorter than an Ethernet header",
+    Verdict.DROP_VXLAN_LEN: "UDP payload shorter than a VXLAN header",
+    Verdict.DROP_RESERVED: "reserved VXLAN bits set (strict)",
+    Verdict.DROP_IP_CSUM: "outer IPv4 header checksum wrong (strict)",
+    Verdict.DROP_UDP_CSUM: "outer UDP checksum wrong (strict)",
+    Verdict.DROP_UDP_NO_CSUM: "outer UDP checksum zero over IPv6 (strict)",
+    Verdict.DROP_FRAGMENT_MERGED: "outer fragment, merged into the datagram it completes",
+    Verdict.DROP_FRAGMENT_HELD: "outer fragment, held for its datagram",
+    Verdict.DROP_FRAGMENT_OVERLAP: "outer fragment overlapping another: its datagram is dropped",
+    Verdict.DROP_FRAGMENT_BAD: "outer fragment of impossible offset, length or number",
+    Verdict.DROP_FRAGMENT_FULL: "outer fragment, no room in the reassembly memory",
+    Verdict.DROP_FILTER_VNI: "VNI not asked for",
+    Verdict.DROP_FILTER_OUTER: "outer filter did not match",
+    Verdict.DROP_FILTER_INNER: "inner filter did not match",
+    Verdict.DROP_NOT_ETHERNET: "not an Ethernet frame: VXLAN carries nothing else",
+    Verdict.DROP_MTU: "encapsulated packet over the MTU",
+    Verdict.DROP_TOO_LONG: "encapsulated packet over the 65,535 bytes of an IP datagram",
+    Verdict.DROP_NO_HEADROOM: "no room for another header in front of the frame",
+    Verdict.DROP_NO_META: "no record of its outer headers (written by decap --meta)",
+    Verdict.DROP_OUTPUT_LINK_TYPE: "link type differs from the one a pcap file can hold",
+}
+
+
+def sentence(verdict: int) -> str:
+    """The one human sentence of ``verdict``. ValueError for a number that is no verdict."""
+    return SENTENCES[Verdict(verdict)]

@@ -1,0 +1,1 @@
+"""Shapes: one protocol a file, header-only, no state."""

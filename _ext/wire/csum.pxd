@@ -1,0 +1,53 @@
+"""The Internet checksum (RFC 1071), whole and incremental (RFC 1624).
+
+A sum is a 64-bit number in the machine's own byte order: add sums of ranges that start at even offsets, in any order.
+``csum_fold`` makes the 16-bit network-order number of it; the checksum is its complement.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from vxlanfast._ext.wire.endian cimport bswap16, HOST_IS_LITTLE
+
+cdef extern from "csum.h":
+    uint64_t csum "vf_csum"(const uint8_t *p, uint64_t n) noexcept nogil
+    uint64_t csum_short "vf_csum_short"(const uint8_t *p, uint64_t n) noexcept nogil
+    uint16_t csum_fold "vf_csum_fold"(uint64_t total) noexcept nogil
+
+
+cdef inline uint64_t csum_word(uint16_t x) noexcept nogil:
+    """The sum of one 16-bit field whose value, in host order, is ``x``."""
+    return bswap16(x) if HOST_IS_LITTLE else x
+
+
+cdef inline uint16_t csum_finish(uint64_t total) noexcept nogil:
+    """The value for a checksum field."""
+    return <uint16_t>~csum_fold(total)
+
+
+cdef inline uint16_t csum_finish_udp(uint64_t total) noexcept nogil:
+    """As above, and 0 is sent as all ones: 0 says "no checksum" (RFC 768)."""
+    cdef uint16_t x = <uint16_t>~csum_fold(total)
+    return x if x else 0xFFFF
+
+
+cdef inline uint16_t csum_update(uint16_t check, uint16_t old, uint16_t new) noexcept nogil:
+    """A checksum field after a 16-bit word changed: HC' = ~(~HC + ~m + m') (RFC 1624 §3, eqn. 3). All host order."""
+    cdef uint32_t total = <uint32_t>(<uint16_t>~check) + <uint16_t>~old + new
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    return <uint16_t>~total
+
+
+cdef inline uint16_t csum_update32(uint16_t check, uint32_t old, uint32_t new) noexcept nogil:
+    """The same for an aligned 32-bit field, an IPv4 address say."""
+    check = csum_update(check, <uint16_t>(old >> 16), <uint16_t>(new >> 16))
+    return csum_update(check, <uint16_t>old, <uint16_t>new)
+
+
+cdef inline uint64_t csum_pseudo4(const uint8_t *ip, uint32_t l4_len, uint8_t proto) noexcept nogil:
+    """IPv4 pseudo header (RFC 768) of the header at ``ip``."""
+    return csum_short(ip + 12, 8) + csum_word(proto) + csum_word(<uint16_t>l4_len) + csum_word(<uint16_t>(l4_len >> 16))
+
+
+cdef inline uint64_t csum_pseudo6(const uint8_t *ip, uint32_t l4_len, uint8_t proto) noexcept nogil:
+    """IPv6 pseudo header (RFC 8200 §8.1) of the header at ``ip``."""
+    return csum_short(ip + 8, 32) + csum_word(proto) + csum_word(<uint16_t>l4_len) + csum_word(<uint16_t>(l4_len >> 16))

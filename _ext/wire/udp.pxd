@@ -1,0 +1,55 @@
+"""UDP (RFC 768).
+
+     0               2               4               6
+    +---------------+---------------+---------------+---------------+
+    |  source port  |  destination  |    length     |   checksum    |
+    +---------------+---------------+---------------+---------------+  8
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_UDP_LEN
+from vxlanfast._ext.wire.endian cimport load_be16, store_be16
+
+cdef enum:
+    UDP_OFF_SRC = 0
+    UDP_OFF_DST = 2
+    UDP_OFF_LEN = 4
+    UDP_OFF_CSUM = 6
+    UDP_HDR_LEN = 8
+
+
+cdef inline uint16_t udp_src(const uint8_t *p) noexcept nogil:
+    return load_be16(p + UDP_OFF_SRC)
+
+
+cdef inline uint16_t udp_dst(const uint8_t *p) noexcept nogil:
+    return load_be16(p + UDP_OFF_DST)
+
+
+cdef inline uint16_t udp_len(const uint8_t *p) noexcept nogil:
+    return load_be16(p + UDP_OFF_LEN)
+
+
+cdef inline uint16_t udp_csum(const uint8_t *p) noexcept nogil:
+    return load_be16(p + UDP_OFF_CSUM)
+
+
+cdef inline Verdict udp_find_end(const uint8_t *p, uint32_t room, bint to_end, uint32_t *end) noexcept nogil:
+    """One past the datagram, from its header: ``room`` is what the IP header leaves it.
+
+    A length of 0 is the BIG TCP form (RFC 2675 §4 gives it to jumbograms) and only believed where IP has none either.
+    """
+    cdef uint32_t length = udp_len(p)
+    if length == 0 and to_end:
+        length = room
+    if length < UDP_HDR_LEN or length > room:
+        return DROP_UDP_LEN
+    end[0] = length
+    return PASS
+
+
+cdef inline void udp_write(uint8_t *p, uint16_t src, uint16_t dst, uint16_t length, uint16_t csum) noexcept nogil:
+    store_be16(p + UDP_OFF_SRC, src)
+    store_be16(p + UDP_OFF_DST, dst)
+    store_be16(p + UDP_OFF_LEN, length)
+    store_be16(p + UDP_OFF_CSUM, csum)
