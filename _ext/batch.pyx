@@ -246,6 +246,16 @@ cdef class PacketBatch:
         return (PyBytes_FromStringAndSize(<char *>row_head(c, i), c.head_len[i])
                 + PyBytes_FromStringAndSize(<char *>row_body(c, i), c.len[i]))
 
+    def assign_ports(self, ports):
+        """Where a row's ``port_out`` is a number n above 0, put ``ports[n - 1] + 1`` (``noted`` rows: an interface)."""
+        cdef uint32_t i, n = len(ports)
+        cdef uint16_t table[65536]
+        for i in range(n):
+            table[i] = ports[i] + 1
+        for i in range(self.c.n):
+            if self.c.port_out[i]:
+                self.c.port_out[i] = table[self.c.port_out[i] - 1] if self.c.port_out[i] <= n else 0
+
     def passed(self):
         """The row numbers that leave (verdict PASS), in leaving order."""
         cdef uint32_t k

@@ -25,11 +25,10 @@ cpdef enum Verdict:
     DROP_UDP_CSUM = 26
     DROP_UDP_NO_CSUM = 27
     # DROP, outer fragments in reassembly.
-    DROP_FRAGMENT_MERGED = 32
     DROP_FRAGMENT_HELD = 33
     DROP_FRAGMENT_OVERLAP = 34
     DROP_FRAGMENT_BAD = 35
-    DROP_FRAGMENT_FULL = 36
+    DROP_FRAGMENT_DUPLICATE = 36
     # DROP, what the caller asked to leave out.
     DROP_FILTER_VNI = 40
     DROP_FILTER_OUTER = 41

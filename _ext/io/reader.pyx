@@ -195,10 +195,9 @@ cdef void decode_pcapng(Source *s, Columns *c, uint64_t end) noexcept nogil:
                 fault(s, b"a section header with byte-order magic %#010x; it is 0x1a2b3c4d", load_be32(p + 8), 0)
                 return
             if c.n or c.n_blocks:
-                if c.rec_big != s.big:
-                    # A batch is of one byte order: this section starts the next one.
-                    s.big = c.rec_big
-                    return
+                # A batch is of one section, and of its byte order: this one starts the next.
+                s.big = c.rec_big
+                return
         else:
             kind = load_32(p, s.big)
         length = load_32(p + 4, s.big)

@@ -16,6 +16,7 @@ cdef struct Target:
     uint32_t strip_pen     # leave out custom options of this enterprise number; 0 keeps all …
     const char *strip_comment  # … and comments that start with this
     uint32_t strip_comment_len
+    uint32_t mark_pen      # mark second forms of an interface with this enterprise number; 0 does not
     # pcapng: interfaces written in this section, and for each one read, where its rows go.
     uint32_t n_out
     uint32_t cap_out
@@ -29,6 +30,7 @@ cdef struct Target:
     uint64_t used
     uint64_t cap
     uint32_t next_block    # of the batch in hand
+    bint led               # the blocks before its first row are in
     uint64_t rows          # written so far
     uint64_t bytes         # of packets in them
     uint64_t refused       # rows of a link type the file cannot hold

@@ -269,27 +269,51 @@ cdef uint32_t note_interface(Target *t, const uint8_t *block, uint32_t length, u
     return t.n_out - 1
 
 
-cdef uint32_t put_interface(Target *t, const uint8_t *block, uint32_t length, uint16_t link) noexcept nogil:
-    """A description as read, of link type ``link``, its snaplen raised for what is put in front of the frames."""
-    cdef uint32_t snaplen = load_32(block + 12, t.big)
+cdef uint32_t put_interface(Target *t, const uint8_t *block, uint32_t length, uint16_t link, uint32_t parent) noexcept nogil:
+    """A description as read, of link type ``link``, its snaplen raised for what is put in front of the frames.
+
+    ``parent``: the number of the interface it is a second form of, to be marked as such; NO_INTERFACE for none.
+    """
+    cdef uint32_t snaplen = load_32(block + 12, t.big), at = 0, value = 0, n = 0, used
+    cdef uint16_t code = 0
     cdef uint8_t *p = t.buffer + t.used
     if snaplen and snaplen < t.snaplen_min:
         snaplen = t.snaplen_min
     memcpy(p, block, length)
     store_16(p + 8, link, t.big)
     store_32(p + 12, snaplen, t.big)
-    t.used += length
+    if parent != NO_INTERFACE and t.mark_pen:
+        while option_next(block + 16, length - 20, &at, &code, &value, &n, t.big):
+            pass
+        used = 16 + at
+        used += put_mark(p + used, t.mark_pen, parent, t.big)
+        memset(p + used, 0, 4)
+        used += 8
+        store_32(p + 4, used, t.big)
+        store_32(p + used - 4, used, t.big)
+        t.used += used
+    else:
+        t.used += length
     return note_interface(t, block, length, link, snaplen)
 
 
-cdef bint is_synthetic(Target *t, const uint8_t *block, uint32_t length) noexcept nogil:
-    """A description that an earlier run of ours made (it carries our mark), where such are to be left out."""
+cdef uint32_t put_mark(uint8_t *p, uint32_t pen, uint32_t parent, bint big) noexcept nogil:
+    """The option by which ``strip`` knows an interface of our making, and the one it stands for."""
+    cdef uint8_t value[12]
+    store_32(value, pen, big)
+    memcpy(value + 4, b"VXF1", 4)
+    store_32(value + 8, parent, False)
+    return put_option(p, OPT_CUSTOM_BINARY, value, 12, big)
+
+
+cdef uint32_t marked_parent(Target *t, const uint8_t *block, uint32_t length) noexcept nogil:
+    """What an interface of our making stands for, where such are to be left out; NO_INTERFACE for all others."""
     cdef uint32_t at = 0, value = 0, n = 0
     cdef uint16_t code = 0
     while t.strip_pen and option_next(block + 16, length - 20, &at, &code, &value, &n, t.big):
-        if code == OPT_CUSTOM_BINARY and is_stripped(t, block + 16 + value, code, n):
-            return True
-    return False
+        if code == OPT_CUSTOM_BINARY and n == 12 and is_stripped(t, block + 16 + value, code, n):
+            return load_32(block + 16 + value + 8, False)
+    return NO_INTERFACE
 
 
 cdef uint32_t encode_block(Target *t, Columns *c, uint32_t b) noexcept nogil:
@@ -298,8 +322,8 @@ cdef uint32_t encode_block(Target *t, Columns *c, uint32_t b) noexcept nogil:
     cdef uint32_t length = c.block_len[b], kind, number
     cdef uint16_t link
     cdef uint8_t *p
-    if t.cap - t.used < length * 2 + COPY_SLACK:
-        return length * 2 + COPY_SLACK
+    if t.cap - t.used < length * 2 + 64 + COPY_SLACK:
+        return length * 2 + 64 + COPY_SLACK
     if load_be32(block) == BLOCK_SHB:
         t.big = c.rec_big
         t.n_in = t.n_out = 0
@@ -315,11 +339,15 @@ cdef uint32_t encode_block(Target *t, Columns *c, uint32_t b) noexcept nogil:
             return 0
         link = load_16(block + 8, t.big)
         t.as_ethernet[t.n_in] = t.as_is[t.n_in] = NO_INTERFACE
-        if not is_synthetic(t, block, length):
-            if t.to_ethernet:
-                t.as_ethernet[t.n_in] = put_interface(t, block, length, LINK_ETHERNET)
+        number = marked_parent(t, block, length)
+        if number != NO_INTERFACE:
+            if number < t.n_in:
+                t.as_is[t.n_in] = t.as_is[number]
+        else:
             if t.keep_link and not (t.to_ethernet and link == LINK_ETHERNET):
-                t.as_is[t.n_in] = put_interface(t, block, length, link)
+                t.as_is[t.n_in] = put_interface(t, block, length, link, NO_INTERFACE)
+            if t.to_ethernet:
+                t.as_ethernet[t.n_in] = put_interface(t, block, length, LINK_ETHERNET, t.as_is[t.n_in])
         t.n_in += 1
         return 0
     p = t.buffer + t.used
@@ -338,8 +366,9 @@ cdef uint32_t encode_block(Target *t, Columns *c, uint32_t b) noexcept nogil:
 
 cdef uint32_t encode_pcapng(Target *t, Columns *c, uint32_t k, uint64_t *want) noexcept nogil:
     cdef uint32_t i, number, count = row_count(c)
-    if k == 0:
+    if k == 0 and not t.led:
         t.next_block = 0
+    t.led = False
     while True:
         i = row_at(c, k) if k < count else c.n
         while t.carry and t.next_block < c.n_blocks and c.block_row[t.next_block] <= i:
@@ -370,11 +399,11 @@ cdef class CaptureEncoder:
     its sections, interfaces and other blocks are written as they come; otherwise ``begin`` starts the file.
     ``to_ethernet``/``keep_link``: which link types rows of a carried interface can leave with. ``leave``: verdicts of
     the rows to write, a bit each. ``snaplen_min``: raise carried snaplens to this. ``strip``: ``(enterprise number,
-    comment prefix)`` of options to leave out.
+    comment prefix)`` of options to leave out. ``mark``: enterprise number to mark second forms of an interface with.
     """
 
     def __cinit__(self, str format, *, bint big=False, bint carry=False, bint to_ethernet=True, bint keep_link=False,
-                  uint64_t leave=1, uint32_t snaplen_min=0, strip=None):
+                  uint64_t leave=1, uint32_t snaplen_min=0, strip=None, uint32_t mark=0):
         formats = {"pcap": FORMAT_PCAP, "nsecpcap": FORMAT_PCAP_NSEC, "pcapng": FORMAT_PCAPNG}
         if format not in formats:
             raise ValueError(f"format {format!r}: pcap, nsecpcap or pcapng")
@@ -385,6 +414,7 @@ cdef class CaptureEncoder:
         self.t.keep_link = keep_link
         self.t.leave = leave
         self.t.snaplen_min = snaplen_min
+        self.t.mark_pen = mark
         if strip is not None:
             self.t.strip_pen, self.comment_prefix = strip
             self.t.strip_comment = self.comment_prefix
@@ -435,11 +465,13 @@ cdef class CaptureEncoder:
         memset(p + 16, 0xFF, 8)
         store_32(p + 24, SHB_LEN_MIN, big)
         self.t.used += SHB_LEN_MIN
-        for link in links:
-            self.add_interface(link, snaplen=snaplen, tsresol=tsresol)
+        for number, link in enumerate(links):
+            self.add_interface(link, snaplen=snaplen, tsresol=tsresol, parent=0 if number and self.t.mark_pen else None)
 
-    def add_interface(self, uint16_t link, *, uint32_t snaplen=262144, uint8_t tsresol=6, int64_t offset_s=0, options=()):
-        """pcapng: describe one more interface here; its number. ``options``: ``(code, bytes)``, written before the unit."""
+    def add_interface(self, uint16_t link, *, uint32_t snaplen=262144, uint8_t tsresol=6, int64_t offset_s=0, options=(),
+                      parent=None):
+        """pcapng: describe one more interface here; its number. ``options``: ``(code, bytes)``; ``parent``: the number
+        of the interface it is a form of, to be marked with ``mark``."""
         cdef uint8_t *p
         cdef uint32_t length = 16
         cdef uint8_t unit = tsresol
@@ -453,15 +485,14 @@ cdef class CaptureEncoder:
         store_16(p + 10, 0, self.t.big)
         store_32(p + 12, snaplen, self.t.big)
         for code, value in options:
-            if code == OPT_CUSTOM_BINARY:
-                store_32(number, int.from_bytes(value[:4], "little"), self.t.big)
-                value = (<char *>number)[:4] + value[4:]
             length += put_option(p + length, code, <const uint8_t *><char *>value, len(value), self.t.big)
         if tsresol != 6:
             length += put_option(p + length, OPT_IF_TSRESOL, &unit, 1, self.t.big)
         if offset_s:
             store_64(number, <uint64_t>offset_s, self.t.big)
             length += put_option(p + length, OPT_IF_TSOFFSET, number, 8, self.t.big)
+        if parent is not None:
+            length += put_mark(p + length, self.t.mark_pen, parent, self.t.big)
         if length > 16:
             memset(p + length, 0, 4)
             length += 4
@@ -470,6 +501,30 @@ cdef class CaptureEncoder:
         store_32(p + length - 4, length, self.t.big)
         self.t.used += length
         return note_interface(&self.t, p, length, link, snaplen)
+
+    def lead(self, PacketBatch batch not None):
+        """Append the blocks that stand before the batch's first row, so that ``add_interface`` comes behind them."""
+        cdef Target *t = &self.t
+        cdef Columns *c = &batch.c
+        cdef uint32_t want
+        t.next_block = 0
+        while t.carry and t.next_block < c.n_blocks and c.block_row[t.next_block] == 0:
+            want = encode_block(t, c, t.next_block)
+            if want:
+                self.room(want)
+            else:
+                t.next_block += 1
+        if t.no_memory:
+            raise MemoryError
+        t.led = True
+
+    def interface_as_read(self, uint32_t number):
+        """The number in the output of the input's interface ``number`` (of its section), in the form it was read."""
+        if self.t.carry and number < self.t.n_in:
+            if self.t.as_is[number] != NO_INTERFACE:
+                return self.t.as_is[number]
+            return self.t.as_ethernet[number]
+        return 0
 
     def encode(self, PacketBatch batch not None, uint32_t start=0):
         """Append rows from the ``start``-th on; the number to go on from, ``None`` when all are in.

@@ -76,6 +76,18 @@ cdef class Decap:
     def __dealloc__(self):
         free(self.rules.vnis)
 
+    def find(self, const uint8_t[::1] frame not None, uint32_t link=1):
+        """One frame, outermost level: ``(verdict, vni, l3, l4, inner, end)``, offsets in it; counted nowhere."""
+        cdef VxlanFrame f
+        cdef uint32_t n = <uint32_t>frame.shape[0]
+        cdef Verdict v
+        cdef const uint8_t *p = NULL
+        if n:
+            p = &frame[0]
+        memset(&f, 0, sizeof(f))
+        v = decap_find(p, n, n, link, &self.rules, &f)
+        return v, f.vni, f.l3, f.l4, f.inner, f.end
+
     def process(self, PacketBatch batch not None):
         """Every row with verdict PASS: on PASS the body is the inner frame, its VNI in the column."""
         with nogil:

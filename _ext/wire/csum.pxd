@@ -51,3 +51,11 @@ cdef inline uint64_t csum_pseudo4(const uint8_t *ip, uint32_t l4_len, uint8_t pr
 cdef inline uint64_t csum_pseudo6(const uint8_t *ip, uint32_t l4_len, uint8_t proto) noexcept nogil:
     """IPv6 pseudo header (RFC 8200 §8.1) of the header at ``ip``."""
     return csum_short(ip + 8, 32) + csum_word(proto) + csum_word(<uint16_t>l4_len) + csum_word(<uint16_t>(l4_len >> 16))
+
+
+cdef inline bint csum_l4_ok(const uint8_t *ip, uint8_t version, const uint8_t *p, uint32_t n,
+                            uint8_t proto) noexcept nogil:
+    """An upper-layer message of ``n`` bytes at ``p``, all in hand, under the IP header at ``ip``: sums to all ones."""
+    cdef uint64_t total = csum(p, n)
+    total += csum_pseudo4(ip, n, proto) if version == 4 else csum_pseudo6(ip, n, proto)
+    return csum_fold(total) == 0xFFFF

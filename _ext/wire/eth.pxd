@@ -19,6 +19,7 @@ cdef enum:
     ETH_ADDR_LEN = 6
     ETH_HDR_LEN = 14
     ETH_TAG_LEN = 4
+    ETH_TYPE_MIN = 0x0600     # a number below is an IEEE 802.3 length, not a type (IEEE 802.3 §3.2.6)
     ETH_TYPE_IPV4 = 0x0800
     ETH_TYPE_ARP = 0x0806
     ETH_TYPE_8021Q = 0x8100   # customer tag

@@ -11,6 +11,7 @@ extension (draft-ietf-nvo3-vxlan-gpe).
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
+from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_TRUNCATED
 from vxlanfast._ext.wire.endian cimport load_be16, load_be24, load_be32, store_be24
 
 cdef enum:
@@ -29,6 +30,11 @@ cdef enum:
     VXLAN_GPE_ETHERNET = 3    # next protocol: an Ethernet frame
     VXLAN_SPORT_FIRST = 49152  # RFC 7348 §5: source ports from the dynamic range (RFC 6335 §6) …
     VXLAN_SPORT_COUNT = 16384  # … to 65535
+
+
+cdef inline Verdict vxlan_check(const uint8_t *p, uint32_t n) noexcept nogil:
+    """The header is there. Whether it says a VNI is ``vxlan_has_vni``'s to tell."""
+    return PASS if n >= VXLAN_HDR_LEN else DROP_TRUNCATED
 
 
 cdef inline bint vxlan_has_vni(const uint8_t *p) noexcept nogil:
@@ -54,6 +60,10 @@ cdef inline bint vxlan_is_gpe(const uint8_t *p) noexcept nogil:
     """A GPE header of version 0 with a next protocol. The bits GPE itself reserves must be clear (§3), so plain VXLAN
     with noise in its reserved bits (which RFC 7348 has us ignore) is not taken for it."""
     return (load_be32(p) & 0xF4FFFF00U) == 0x04000000U and p[VXLAN_OFF_NEXT_PROTO] != 0
+
+
+cdef inline void vxlan_set_vni(uint8_t *p, uint32_t vni) noexcept nogil:
+    store_be24(p + VXLAN_OFF_VNI, vni)
 
 
 cdef inline void vxlan_write(uint8_t *p, uint32_t vni) noexcept nogil:

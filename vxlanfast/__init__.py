@@ -1,0 +1,64 @@
+"""vxlanfast: VXLAN, packet by packet, in user space: as correct as the kernel, as fast as ``cp``.
+
+>>> import vxlanfast as vf
+>>> wire = vf.encap(bytes(60), vni=42, src="192.0.2.1", dst="192.0.2.2")
+>>> vf.decap(wire).vni
+42
+
+Names are imported when they are first used, so that ``import vxlanfast`` costs nearly nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Capture": "capture", "CaptureWriter": "capture", "open_capture": "capture",
+    "CaptureError": "errors", "FilterError": "errors", "MissingLibraryError": "errors", "NotVxlan": "errors",
+    "OutputError": "errors", "SpecError": "errors", "VxlanFastError": "errors",
+    "Decapsulated": "frame", "Outer": "frame", "decap": "frame", "decap_batch": "frame", "encap": "frame",
+    "encap_batch": "frame", "encap_with": "frame",
+    "decap_file": "files", "encap_file": "files", "restore_file": "files",
+    "split_file": "split", "survey_file": "survey", "Survey": "survey",
+    "PacketBatch": "_ext.batch", "Verdict": "_ext.verdict",
+    "Stats": "stats", "TunnelSpec": "spec",
+}  # fmt: skip
+
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from vxlanfast._ext.batch import PacketBatch
+    from vxlanfast._ext.verdict import Verdict
+    from vxlanfast.capture import Capture, CaptureWriter, open_capture
+    from vxlanfast.errors import (
+        CaptureError,
+        FilterError,
+        MissingLibraryError,
+        NotVxlan,
+        OutputError,
+        SpecError,
+        VxlanFastError,
+    )
+    from vxlanfast.files import decap_file, encap_file, restore_file
+    from vxlanfast.frame import Decapsulated, Outer, decap, decap_batch, encap, encap_batch, encap_with
+    from vxlanfast.spec import TunnelSpec
+    from vxlanfast.split import split_file
+    from vxlanfast.stats import Stats
+    from vxlanfast.survey import Survey, survey_file
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'vxlanfast' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"vxlanfast.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

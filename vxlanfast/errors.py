@@ -1,0 +1,85 @@
+"""Exceptions for people: files, libraries, expressions and configuration. Packets have verdicts instead.
+
+Every message is one line which names the thing, the value and the limit; ``exit_code`` is what the command
+line ends with.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CaptureError",
+    "FilterError",
+    "MissingLibraryError",
+    "NotVxlan",
+    "OutputError",
+    "SpecError",
+    "VxlanFastError",
+]
+
+
+class VxlanFastError(Exception):
+    """What all exceptions of the package have in common."""
+
+    exit_code = 1
+
+
+class CaptureError(VxlanFastError, ValueError):
+    """An input that cannot be read, or not to its end: ``path`` says which, ``offset`` (bytes) where."""
+
+    def __init__(self, message: str, *, path: str | None = None, offset: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.offset = offset
+        #: What was done before the fault (``Stats``), where a whole file was being worked on.
+        self.stats: object = None
+
+
+class OutputError(VxlanFastError, OSError):
+    """An output that cannot be opened, written or given its name: ``filename`` says which, ``errno`` why."""
+
+    def __init__(self, message: str, *, errno: int | None = None, path: str | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+        self.filename = path
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # OSError's own would forget what did not come as arguments.
+        return _output_error, (self.args[0], self.errno, self.filename)
+
+
+def _output_error(message: str, errno: int | None, path: str | None) -> OutputError:
+    return OutputError(message, errno=errno, path=path)
+
+
+class MissingLibraryError(VxlanFastError, ImportError):
+    """An optional library that is needed now; the message says how to get it."""
+
+
+class FilterError(VxlanFastError, ValueError):
+    """A filter expression that libpcap does not take, in libpcap's own words."""
+
+    exit_code = 2
+
+
+class SpecError(VxlanFastError, ValueError):
+    """A configuration value that makes no sense."""
+
+    exit_code = 2
+
+
+class NotVxlan(VxlanFastError, ValueError):
+    """One packet that was to be decapsulated and is no VXLAN: ``verdict`` (see ``Verdict``) says why."""
+
+    def __init__(self, message: str, *, verdict: int) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _not_vxlan, (self.args[0], self.verdict)
+
+
+def _not_vxlan(message: str, verdict: int) -> NotVxlan:
+    return NotVxlan(message, verdict=verdict)
