@@ -256,6 +256,40 @@ cdef class PacketBatch:
             if self.c.port_out[i]:
                 self.c.port_out[i] = table[self.c.port_out[i] - 1] if self.c.port_out[i] <= n else 0
 
+    def blocks(self):
+        """The blocks that came with the batch and are no packets (pcapng), as bytes, in order."""
+        cdef uint32_t i
+        return [PyBytes_FromStringAndSize(<char *>self.c.arena + self.c.block_off[i], self.c.block_len[i])
+                for i in range(self.c.n_blocks)]
+
+    def group_by_port(self, uint64_t leave=1):
+        """Put the rows whose verdict is in the mask ``leave`` in order of ``port_out``, as they came within each.
+
+        Returns ``[(port, first, end)]``: positions in the new leaving order.
+        """
+        cdef Columns *c = &self.c
+        cdef uint32_t i, at = 0, total
+        cdef uint32_t start[65537]
+        memset(start, 0, sizeof(start))
+        for i in range(c.n):
+            if (leave >> c.verdict[i]) & 1:
+                start[c.port_out[i] + 1] += 1
+        groups = []
+        for i in range(65536):
+            total = start[i + 1]
+            start[i + 1] = at + total
+            start[i] = at
+            if total:
+                groups.append((i, at, at + total))
+            at += total
+        for i in range(c.n):
+            if (leave >> c.verdict[i]) & 1:
+                c.order[start[c.port_out[i]]] = i
+                start[c.port_out[i]] += 1
+        c.n_order = at
+        c.ordered = True
+        return groups
+
     def passed(self):
         """The row numbers that leave (verdict PASS), in leaving order."""
         cdef uint32_t k

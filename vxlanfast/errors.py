@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "CaptureError",
     "FilterError",
+    "Interrupted",
     "MissingLibraryError",
     "NotVxlan",
     "OutputError",
@@ -83,3 +84,7 @@ class NotVxlan(VxlanFastError, ValueError):
 
 def _not_vxlan(message: str, verdict: int) -> NotVxlan:
     return NotVxlan(message, verdict=verdict)
+
+
+class Interrupted(BaseException):
+    """Raised into a read that waits for input, to end a run behind the last whole packet."""

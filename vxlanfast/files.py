@@ -16,7 +16,7 @@ from vxlanfast._ext.verdict import Verdict
 from vxlanfast.addr import format_ip, merge_ranges
 from vxlanfast.capture import FORMATS, Capture, append, flush, open_capture
 from vxlanfast.compress import Sink, open_sink
-from vxlanfast.errors import CaptureError, SpecError
+from vxlanfast.errors import CaptureError, Interrupted, SpecError
 from vxlanfast.linktypes import link_name
 from vxlanfast.spec import DEFAULT_PORTS, TunnelSpec, check_port, compile_tunnel
 from vxlanfast.stats import OTHER, STRICT, Stats, mask
@@ -147,7 +147,7 @@ def run(
         except BaseException:
             sink.abort()
             raise
-        stats = collect(plan, capture, encoder, interrupted, monotonic() - began)
+        stats = collect(plan, capture, [encoder], interrupted, monotonic() - began)
     if stats.fault is not None:
         error = CaptureError(stats.fault, path=capture.name, offset=capture.decoder.offset)
         error.stats = stats
@@ -176,17 +176,22 @@ def _run_serial(
         ordinal += len(batch)
         if watch is not None and watch(ordinal, capture.source.position(), capture.source.size):
             return True
-        filled = capture.fill(batch)
+        try:
+            filled = capture.fill(batch)
+        except Interrupted:
+            return True
     return False
 
 
-def collect(plan: Plan, capture: Capture, encoder: CaptureEncoder | None, interrupted: bool, seconds: float) -> Stats:
+def collect(
+    plan: Plan, capture: Capture, encoders: Sequence[CaptureEncoder], interrupted: bool, seconds: float
+) -> Stats:
     """The plan's counters as one account."""
     counts: dict[Verdict, int] = {}
     for node in plan.nodes:
         for verdict, number in node.counters().items():
             counts[verdict] = counts.get(verdict, 0) + number
-    refused = encoder.refused if encoder is not None else 0
+    refused = sum(encoder.refused for encoder in encoders)
     packets = capture.decoder.rows
     others = sum(counts.get(v, 0) for v in OTHER)
     kept = sum(number for v, number in counts.items() if v and plan.leave >> v & 1) - refused
@@ -201,8 +206,9 @@ def collect(plan: Plan, capture: Capture, encoder: CaptureEncoder | None, interr
         drops=drops,
         others=others,
         strict_drops=sum(counts.get(v, 0) for v in STRICT),
-        written=encoder.rows if encoder is not None else 0,
-        written_bytes=encoder.bytes if encoder is not None else 0,
+        unsupported=counts.get(Verdict.PUNT_LINK_TYPE, 0),
+        written=sum(encoder.rows for encoder in encoders),
+        written_bytes=sum(encoder.bytes for encoder in encoders),
         input_bytes=capture.source.position(),
         seconds=seconds,
         interrupted=interrupted,
@@ -250,15 +256,16 @@ def decap_plan(
     inner: str | None = None,
     outer: str | None = None,
     meta: str = "none",
+    peek: bool = False,
 ) -> Plan:
-    """The steps of decapsulation; see ``decap_file`` for the options."""
+    """The steps of decapsulation; see ``decap_file`` for the options. ``peek``: find VXLAN, and leave it on."""
     if other not in ("keep", "drop", "fail"):
         raise SpecError(f"other = {other!r}: keep, drop or fail")
     if meta not in ("none", "comment", "interface"):
         raise SpecError(f"meta = {meta!r}: none, comment or interface")
     if levels is not None and not 1 <= levels <= 255:
         raise SpecError(f"levels = {levels}: 1 to 255, or all")
-    decap = Decap([check_port(port) for port in ports], vnis=vni_ranges(vni), levels=levels or 0, strict=strict)
+    decap = Decap([check_port(port) for port in ports], vnis=vni_ranges(vni), levels=levels or 0, strict=strict, peek=peek)
     plan = Plan("decap", [], [])
     outer_filter = _filters(outer, Verdict.DROP_FILTER_OUTER)
     inner_filter = _filters(inner, Verdict.DROP_FILTER_INNER)
@@ -292,6 +299,10 @@ def decap_plan(
         plan.leave |= mask(OTHER)
         plan.keep_link = True
         plan.links = lambda link: (ETHERNET,) if link == ETHERNET else (ETHERNET, link)
+    if peek:
+        plan.to_ethernet = False
+        plan.keep_link = True
+        plan.links = lambda link: (link,)
     if meta != "none":
         # Both forms of an interface, the original first: restoring goes back to it.
         plan.keep_link = True

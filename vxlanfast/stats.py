@@ -22,7 +22,8 @@ class Stats:
     """Packets in = passed + kept + dropped, always; ``dropped`` is the sum of ``drops``, by name of the verdict.
 
     ``packets``: read. ``passed``: decapsulated or encapsulated. ``kept``: written as they were. ``written``: rows in
-    the output (fragments count each). ``others``: packets that were not VXLAN, kept or not. ``seconds``: of wall time.
+    the output (fragments count each). ``others``: packets that were not VXLAN, kept or not;
+    ``unsupported``: of them, those of an unsupported link type; ``strict_drops``: for what only the strict policy minds. ``seconds``: of wall time.
     ``warnings``: sentences a person should see. ``fault``: what ended the input early, or None.
     """
 
@@ -33,6 +34,7 @@ class Stats:
     drops: Mapping[str, int]
     others: int = 0
     strict_drops: int = 0
+    unsupported: int = 0
     written: int
     written_bytes: int
     input_bytes: int | None = None
@@ -62,7 +64,7 @@ class Stats:
         parts.append(f"{self.passed:,} {_PASSED[self.verb]}")
         if self.kept:
             parts.append(f"{self.kept:,} kept as they were")
-        if self.written != self.passed + self.kept:
+        if self.verb != "info" and self.written != self.passed + self.kept:
             parts.append(f"{self.written:,} written")
         if self.dropped:
             reasons = sorted(self.drops.items(), key=lambda item: -item[1])

@@ -29,6 +29,7 @@ cdef struct Target:
     uint8_t *buffer
     uint64_t used
     uint64_t cap
+    uint32_t stop          # leave at this place of the leaving order
     uint32_t next_block    # of the batch in hand
     bint led               # the blocks before its first row are in
     uint64_t rows          # written so far
@@ -40,4 +41,5 @@ cdef struct Target:
 cdef class CaptureEncoder:
     cdef Target t
     cdef bytes comment_prefix
+    cdef uint64_t buffer_len
     cdef int room(self, uint64_t n) except -1

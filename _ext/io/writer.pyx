@@ -50,7 +50,7 @@ cdef inline void gather(Columns *c, uint32_t i, uint8_t *dst) noexcept nogil:
 
 cdef inline uint32_t encode_pcap(Target *t, Columns *c, uint32_t k, bint big, bint raw_times, int64_t tick_ns) noexcept nogil:
     """Rows from the ``k``-th on, until they or the buffer end; returns the next. The last three are constants."""
-    cdef uint32_t i, n, count = row_count(c)
+    cdef uint32_t i, n, count = t.stop
     cdef uint64_t used = t.used, seconds
     cdef uint8_t *p
     while k < count:
@@ -316,16 +316,15 @@ cdef uint32_t marked_parent(Target *t, const uint8_t *block, uint32_t length) no
     return NO_INTERFACE
 
 
-cdef uint32_t encode_block(Target *t, Columns *c, uint32_t b) noexcept nogil:
+cdef uint32_t encode_block(Target *t, const uint8_t *block, uint32_t length, bint big) noexcept nogil:
     """A block that is no packet, carried through: 0, or the room it wants where there is too little."""
-    cdef const uint8_t *block = c.arena + c.block_off[b]
-    cdef uint32_t length = c.block_len[b], kind, number
+    cdef uint32_t kind, number
     cdef uint16_t link
     cdef uint8_t *p
     if t.cap - t.used < length * 2 + 64 + COPY_SLACK:
         return length * 2 + 64 + COPY_SLACK
     if load_be32(block) == BLOCK_SHB:
-        t.big = c.rec_big
+        t.big = big
         t.n_in = t.n_out = 0
         p = t.buffer + t.used
         memcpy(p, block, length)
@@ -365,14 +364,16 @@ cdef uint32_t encode_block(Target *t, Columns *c, uint32_t b) noexcept nogil:
 
 
 cdef uint32_t encode_pcapng(Target *t, Columns *c, uint32_t k, uint64_t *want) noexcept nogil:
-    cdef uint32_t i, number, count = row_count(c)
+    cdef uint32_t i, number, count = t.stop
     if k == 0 and not t.led:
         t.next_block = 0
     t.led = False
+    if not t.carry:
+        t.next_block = c.n_blocks
     while True:
         i = row_at(c, k) if k < count else c.n
-        while t.carry and t.next_block < c.n_blocks and c.block_row[t.next_block] <= i:
-            want[0] = encode_block(t, c, t.next_block)
+        while t.next_block < c.n_blocks and c.block_row[t.next_block] <= i:
+            want[0] = encode_block(t, c.arena + c.block_off[t.next_block], c.block_len[t.next_block], c.rec_big)
             if want[0]:
                 return k
             t.next_block += 1
@@ -403,7 +404,8 @@ cdef class CaptureEncoder:
     """
 
     def __cinit__(self, str format, *, bint big=False, bint carry=False, bint to_ethernet=True, bint keep_link=False,
-                  uint64_t leave=1, uint32_t snaplen_min=0, strip=None, uint32_t mark=0):
+                  uint64_t leave=1, uint32_t snaplen_min=0, strip=None, uint32_t mark=0,
+                  uint64_t buffer_len=BUFFER_LEN):
         formats = {"pcap": FORMAT_PCAP, "nsecpcap": FORMAT_PCAP_NSEC, "pcapng": FORMAT_PCAPNG}
         if format not in formats:
             raise ValueError(f"format {format!r}: pcap, nsecpcap or pcapng")
@@ -419,7 +421,8 @@ cdef class CaptureEncoder:
             self.t.strip_pen, self.comment_prefix = strip
             self.t.strip_comment = self.comment_prefix
             self.t.strip_comment_len = len(self.comment_prefix)
-        self.room(BUFFER_LEN)
+        self.buffer_len = buffer_len
+        self.room(buffer_len)
 
     def __dealloc__(self):
         free(self.t.buffer)
@@ -430,6 +433,8 @@ cdef class CaptureEncoder:
     cdef int room(self, uint64_t n) except -1:
         cdef uint8_t *fresh
         if self.t.used + n > self.t.cap:
+            if self.t.used + n < self.buffer_len:
+                n = self.buffer_len - self.t.used
             fresh = <uint8_t *>realloc(self.t.buffer, self.t.used + n)
             if fresh == NULL:
                 raise MemoryError(f"no room for {n} bytes of output")
@@ -509,7 +514,7 @@ cdef class CaptureEncoder:
         cdef uint32_t want
         t.next_block = 0
         while t.carry and t.next_block < c.n_blocks and c.block_row[t.next_block] == 0:
-            want = encode_block(t, c, t.next_block)
+            want = encode_block(t, c.arena + c.block_off[t.next_block], c.block_len[t.next_block], c.rec_big)
             if want:
                 self.room(want)
             else:
@@ -517,6 +522,23 @@ cdef class CaptureEncoder:
         if t.no_memory:
             raise MemoryError
         t.led = True
+
+    def carry_block(self, const uint8_t[::1] block not None, bint big):
+        """Append one block that is no packet, as ``PacketBatch.blocks`` gives it, of byte order ``big``."""
+        cdef uint32_t want = encode_block(&self.t, &block[0], <uint32_t>block.shape[0], big)
+        if want:
+            self.room(want)
+            encode_block(&self.t, &block[0], <uint32_t>block.shape[0], big)
+        if self.t.no_memory:
+            raise MemoryError
+
+    def rest(self):
+        """Give the buffer's memory back; nothing may be pending. It is taken again when needed."""
+        if self.t.used:
+            raise ValueError(f"{self.t.used} bytes are pending")
+        free(self.t.buffer)
+        self.t.buffer = NULL
+        self.t.cap = 0
 
     def interface_as_read(self, uint32_t number):
         """The number in the output of the input's interface ``number`` (of its section), in the form it was read."""
@@ -526,10 +548,11 @@ cdef class CaptureEncoder:
             return self.t.as_ethernet[number]
         return 0
 
-    def encode(self, PacketBatch batch not None, uint32_t start=0):
-        """Append rows from the ``start``-th on; the number to go on from, ``None`` when all are in.
+    def encode(self, PacketBatch batch not None, uint32_t start=0, end=None, *, bint blocks=True):
+        """Append rows from the ``start``-th on, up to the ``end``-th; the number to go on from, ``None`` when all are in.
 
-        Where it is a number, the buffer is full: write ``pending()``, ``clear()``, and call again.
+        Where it is a number, the buffer is full: write ``pending()``, ``clear()``, and call again. ``blocks``: with the
+        batch's other blocks, each in its place.
         """
         cdef Columns *c = &batch.c
         cdef Target *t = &self.t
@@ -539,6 +562,14 @@ cdef class CaptureEncoder:
                           and (c.rec_format == t.format or (c.rec_format == FORMAT_PCAP_MODIFIED and t.format == FORMAT_PCAP)))
         cdef bint same_big = (not c.ts_touched and c.rec_big and t.big
                               and (c.rec_format == t.format or (c.rec_format == FORMAT_PCAP_MODIFIED and t.format == FORMAT_PCAP)))
+        t.stop = row_count(c) if end is None else end
+        if t.stop > row_count(c):
+            raise ValueError(f"end = {end} of {row_count(c)} rows")
+        if t.cap == 0:
+            self.room(self.buffer_len)
+        if not blocks:
+            t.next_block = c.n_blocks
+            t.led = True
         with nogil:
             if t.format == FORMAT_PCAPNG:
                 k = encode_pcapng(t, c, start, &want)
@@ -550,9 +581,12 @@ cdef class CaptureEncoder:
                 k = encode_pcap(t, c, start, t.big, False, 1000 if t.format == FORMAT_PCAP else 1)
         if t.no_memory:
             raise MemoryError
-        if k == row_count(c) and (t.format != FORMAT_PCAPNG or not t.carry or t.next_block == c.n_blocks):
+        if k == t.stop and (t.format != FORMAT_PCAPNG or t.next_block == c.n_blocks):
             return None
-        if want > t.cap:
+        if t.used == 0:
+            # Nothing waits and still no room: a row larger than the buffer.
+            self.room(want if want else EPB_LEN_MIN + FRAME_LEN_MAX + BATCH_HEAD_LEN + COPY_SLACK)
+        elif want > t.cap:
             self.room(want)
         return k
 

@@ -26,6 +26,7 @@ cdef struct VniRange:
 cdef struct DecapRules:
     uint8_t ports[8192]   # bit per UDP destination port
     bint strict
+    bint peek             # look, and leave the frame as it is
     uint32_t levels       # 0: all there are
     VniRange *vnis        # sorted, disjoint
     uint32_t n_vnis       # 0: every VNI

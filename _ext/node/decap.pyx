@@ -15,10 +15,11 @@ cdef inline Verdict decap_row(Columns *c, uint32_t i, const DecapRules *rules) n
     cdef Verdict v = decap_find(c.arena + off, n, c.wire_len[i], c.link[i], rules, &f)
     if v != PASS:
         return v
-    c.off[i] = off + f.inner
-    c.len[i] = (f.end if f.end < n else n) - f.inner
-    c.wire_len[i] = f.end - f.inner
-    c.link[i] = LINK_ETHERNET
+    if not rules.peek:
+        c.off[i] = off + f.inner
+        c.len[i] = (f.end if f.end < n else n) - f.inner
+        c.wire_len[i] = f.end - f.inner
+        c.link[i] = LINK_ETHERNET
     c.vni[i] = f.vni
     c.outer[i] = off
     c.outer_l3[i] = <uint16_t>f.l3
@@ -47,16 +48,17 @@ cdef class Decap:
 
     ``ports``: UDP destination ports that mean VXLAN. ``vnis``: sorted ``(first, last)`` ranges to keep, None for all.
     ``levels``: how many nested headers to take off at most, 0 for all. ``strict``: drop reserved bits (RFC 7348 §5
-    would ignore them) and wrong outer checksums.
+    would ignore them) and wrong outer checksums. ``peek``: find and note the VNI, and leave the frame as it is.
     """
 
-    def __cinit__(self, ports, *, vnis=None, uint32_t levels=1, bint strict=False):
+    def __cinit__(self, ports, *, vnis=None, uint32_t levels=1, bint strict=False, bint peek=False):
         cdef uint32_t i = 0
         for port in ports:
             if not 1 <= port <= 65535:
                 raise ValueError(f"UDP port {port}: 1 to 65535")
             self.rules.ports[<uint32_t>port >> 3] |= 1 << (<uint32_t>port & 7)
-        self.rules.levels = levels
+        self.rules.levels = 1 if peek else levels
+        self.rules.peek = peek
         self.rules.strict = strict
         ranges = sorted(vnis or ())
         if ranges:

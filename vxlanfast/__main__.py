@@ -1,0 +1,5 @@
+"""``python -m vxlanfast``."""
+
+from vxlanfast.cli import main
+
+main()

@@ -1,0 +1,68 @@
+"""The command line: ``vxlanfast VERB [options] IN [OUT]``. Each verb's module is imported when it is used."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from vxlanfast import __version__
+
+VERBS = ("decap", "encap", "split", "info", "bench")
+
+
+class Verbs(click.Group):
+    """Commands by name, each from a module of its own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = import_module(f"vxlanfast.cli.{name}").command
+        return command
+
+
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="vxlanfast")
+def group() -> None:
+    """VXLAN off and on capture files, fast and right on every format.
+
+    \b
+    vxlanfast decap mirror.pcapng.zst inner.pcap     the inner frames
+    vxlanfast info mirror.pcapng.zst                 what is in there, by VNI
+    tcpdump -w - udp port 4789 | vxlanfast decap - - | tshark -r -
+
+    Captures are pcap or pcapng, plain or gz, zst, lz4; - is standard input or output. Exit codes: 0 done, 1 an input
+    or output failed, 2 wrong usage, 3 done but --strict or --other fail met something, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Entry point: run a verb, and turn errors into one line and an exit code."""
+    from vxlanfast.errors import Interrupted, VxlanFastError
+
+    try:
+        group(prog_name="vxlanfast", standalone_mode=False)
+    except click.exceptions.Exit as exit:
+        sys.exit(exit.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        place = context.command_path if context is not None else "vxlanfast"
+        print(f"{place}: {error.format_message()} (see {place} --help)", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except VxlanFastError as error:
+        print(f"vxlanfast: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever reads has seen enough. Keep the interpreter from complaining when it closes stdout.
+        sys.stderr.flush()
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (KeyboardInterrupt, Interrupted, click.exceptions.Abort):
+        print("vxlanfast: interrupted", file=sys.stderr)
+        sys.exit(130)
