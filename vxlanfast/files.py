@@ -78,8 +78,11 @@ def vni_ranges(vni: VniSet) -> tuple[tuple[int, int], ...] | None:
     return merge_ranges(ranges)
 
 
-def make_encoder(plan: Plan, capture: Capture, format: str | None) -> CaptureEncoder:
-    """The encoder for a plan's rows, its header written: by default in the format and byte order of the input."""
+def make_encoder(plan: Plan, capture: Capture, format: str | None, *, begin: bool = True) -> CaptureEncoder:
+    """The encoder for a plan's rows, its header written: by default in the format and byte order of the input.
+
+    ``begin=False``: without the header, for a thread's part of a file.
+    """
     decoder = capture.decoder
     source = decoder.format
     if source is None:
@@ -97,7 +100,7 @@ def make_encoder(plan: Plan, capture: Capture, format: str | None) -> CaptureEnc
         strip=plan.strip,
         mark=plan.mark,
     )
-    if not carry:
+    if begin and not carry:
         interfaces = decoder.interfaces() or [(ETHERNET, 0, 6, 0)]
         link, snaplen, tsresol, _ = interfaces[0]
         snaplen = max(snaplen, plan.snaplen_min) if snaplen else 262144
@@ -112,7 +115,7 @@ def make_encoder(plan: Plan, capture: Capture, format: str | None) -> CaptureEnc
 
 
 def run(
-    plan: Plan,
+    make_plan: Callable[[], Plan],
     source: Readable,
     target: Writable,
     *,
@@ -121,7 +124,7 @@ def run(
     threads: int = 1,
     watch: Watch | None = None,
 ) -> Stats:
-    """Read ``source`` batch by batch, take each through the plan's steps, write what leaves to ``target``.
+    """Read ``source`` batch by batch, take each through a plan's steps, write what leaves to ``target``.
 
     Every whole packet before a fault is delivered, and then CaptureError raised, with what was done in ``.stats``.
     """
@@ -130,24 +133,31 @@ def run(
     if threads < 1:
         raise SpecError(f"threads = {threads}: at least 1")
     began = monotonic()
+    plans = [make_plan()]
     with open_capture(source, count=count) as capture:
+        if threads > 1 and plans[0].serial is None and not capture.source.is_live:
+            plans += [make_plan() for _ in range(threads - 1)]
         sink = open_sink(target, input_paths=(source,))
         try:
             batch = PacketBatch()
             first = capture.fill(batch)
-            encoder = make_encoder(plan, capture, format)
-            if threads > 1 and plan.serial is None:
+            encoder = make_encoder(plans[0], capture, format)
+            encoders = [encoder]
+            if len(plans) > 1:
                 from vxlanfast.parallel import run_parallel
 
-                interrupted = run_parallel(plan, capture, sink, encoder, batch, first, threads, watch)
+                encoders += [make_encoder(plan, capture, format, begin=False) for plan in plans]
+                interrupted = run_parallel(plans, encoders[1:], capture, sink, encoder, batch, first, watch)
             else:
-                interrupted = _run_serial(plan, capture, sink, encoder, batch, first, watch)
+                interrupted = _run_serial(plans[0], capture, sink, encoder, batch, first, watch)
             flush(encoder, sink)
             sink.commit()
         except BaseException:
             sink.abort()
             raise
-        stats = collect(plan, capture, [encoder], interrupted, monotonic() - began)
+        stats = collect(plans, capture, encoders, interrupted, monotonic() - began)
+        if threads > 1 and plans[0].serial is not None:
+            stats = replace(stats, warnings=(*stats.warnings, f"one thread was used: {plans[0].serial}"))
     if stats.fault is not None:
         error = CaptureError(stats.fault, path=capture.name, offset=capture.decoder.offset)
         error.stats = stats
@@ -184,13 +194,21 @@ def _run_serial(
 
 
 def collect(
-    plan: Plan, capture: Capture, encoders: Sequence[CaptureEncoder], interrupted: bool, seconds: float
+    plans: Sequence[Plan], capture: Capture, encoders: Sequence[CaptureEncoder], interrupted: bool, seconds: float
 ) -> Stats:
-    """The plan's counters as one account."""
+    """The counters of a run's plans (one per thread) as one account."""
+    plan = plans[0]
     counts: dict[Verdict, int] = {}
-    for node in plan.nodes:
-        for verdict, number in node.counters().items():
-            counts[verdict] = counts.get(verdict, 0) + number
+    details: dict[str, int] = {}
+    for each in plans:
+        for node in each.nodes:
+            for verdict, number in node.counters().items():
+                counts[verdict] = counts.get(verdict, 0) + number
+        for name, number in each.finish().items():
+            details[name] = details.get(name, 0) + number
+    for each in plans[1:]:
+        for link, number in each.links_seen.items():
+            plan.links_seen[link] = plan.links_seen.get(link, 0) + number
     refused = sum(encoder.refused for encoder in encoders)
     packets = capture.decoder.rows
     others = sum(counts.get(v, 0) for v in OTHER)
@@ -213,7 +231,7 @@ def collect(
         seconds=seconds,
         interrupted=interrupted,
         fault=capture.fault,
-        details=plan.finish(),
+        details=details,
     )
     warnings = plan.warn(stats)
     if capture.decoder.odd_version:
@@ -291,7 +309,7 @@ def decap_plan(
         plan.nodes.append(inner_filter)
     if notes is not None:
         plan.steps.append(lambda batch, ordinal: notes.process(batch))
-        plan.serial = "notes share the batch's memory"
+        plan.serial = "--meta follows the packets in order" if meta == "interface" else None
     if meta == "interface":
         plan.before_write = TunnelInterfaces().before_write
     plan.leave = 1
@@ -401,13 +419,18 @@ def decap_file(
 
     CaptureError after every whole packet before a fault in the input was written; OutputError for the output.
     """
-    plan = decap_plan(
-        ports=ports, vni=vni, levels=levels, other=other, strict=strict, reassemble=reassemble, inner=inner,
-        outer=outer, meta=meta,
-    )  # fmt: skip
+    ports = tuple(ports)
+    ranges = vni_ranges(vni)
+
+    def make_plan() -> Plan:
+        return decap_plan(
+            ports=ports, vni=ranges, levels=levels, other=other, strict=strict, reassemble=reassemble, inner=inner,
+            outer=outer, meta=meta,
+        )  # fmt: skip
+
     if meta != "none":
         format = _only_pcapng(format, "meta")
-    return run(plan, source, target, format=format, count=count, threads=threads, watch=watch)
+    return run(make_plan, source, target, format=format, count=count, threads=threads, watch=watch)
 
 
 def _only_pcapng(format: str | None, what: str) -> str:
@@ -416,7 +439,7 @@ def _only_pcapng(format: str | None, what: str) -> str:
     return "pcapng"
 
 
-def encap_plan(tunnel: TunnelSpec, *, vni: VniSet = None, inner: str | None = None) -> Plan:
+def encap_plan(tunnel: TunnelSpec, *, inner: str | None = None) -> Plan:
     """The steps of encapsulation."""
     node = compile_tunnel(tunnel)
     plan = Plan("encap", [], [])
@@ -460,8 +483,7 @@ def encap_file(
 
     The other arguments and errors are those of ``decap_file``.
     """
-    plan = encap_plan(tunnel, inner=inner)
-    return run(plan, source, target, format=format, count=count, threads=threads, watch=watch)
+    return run(lambda: encap_plan(tunnel, inner=inner), source, target, format=format, count=count, threads=threads, watch=watch)
 
 
 def restore_file(
@@ -486,4 +508,4 @@ def restore_file(
     plan.links = lambda link: (link,)
     plan.strip = (PEN, COMMENT_PREFIX)
     plan.finish = lambda: {"restored": node.restored, "without_note": node.missing}
-    return run(plan, source, target, format=format, count=count, watch=watch)
+    return run(lambda: plan, source, target, format=format, count=count, watch=watch)

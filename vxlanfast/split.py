@@ -203,7 +203,7 @@ def split_file(
             outputs.abort()
             raise
         stats = collect(
-            plan, capture, [output.encoder for output in outputs.by_path.values()], interrupted, monotonic() - began
+            [plan], capture, [output.encoder for output in outputs.by_path.values()], interrupted, monotonic() - began
         )
     written = {path: output.encoder.rows for path, output in sorted(outputs.by_path.items())}
     if stats.fault is not None:

@@ -129,7 +129,7 @@ def survey_file(
                 interrupted = True
                 break
         _require_format(capture)
-        stats = collect(plan, capture, [], interrupted, monotonic() - began)
+        stats = collect([plan], capture, [], interrupted, monotonic() - began)
         return Survey(
             name=capture.name,
             format=capture.decoder.format or "",

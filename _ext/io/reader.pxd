@@ -37,6 +37,7 @@ cdef class CaptureDecoder:
     cdef uint64_t carry_len
     cdef uint64_t carry_cap
     cdef bint row_bound      # bytes kept back may hold whole records: the batch was full, or the byte order changed
+    cdef public uint64_t chunk_len   # bytes asked of the source at once
     cdef readonly bint at_end
     cdef readonly bint cut   # the file ends inside a record
     cdef readonly uint64_t rows

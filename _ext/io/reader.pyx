@@ -14,7 +14,7 @@ from vxlanfast._ext.io.format cimport *
 from vxlanfast._ext.wire.endian cimport load_16, load_32, load_64, load_be32
 
 cdef enum:
-    CHUNK_LEN = 131072      # bytes asked of the source at once
+    CHUNK_LEN = 131072      # bytes asked of the source at once, unless told otherwise
 
 
 cdef inline void fault(Source *s, const char *sentence, uint64_t value, uint64_t limit) noexcept nogil:
@@ -271,6 +271,7 @@ cdef class CaptureDecoder:
     """
 
     def __cinit__(self, limit=None):
+        self.chunk_len = CHUNK_LEN
         self.s.limit = 0xFFFFFFFFFFFFFFFF if limit is None else limit
 
     def __dealloc__(self):
@@ -306,7 +307,7 @@ cdef class CaptureDecoder:
         batch.reset()
         if self.at_end:
             return 0
-        batch.reserve_arena(self.carry_len + CHUNK_LEN if self.carry_len + CHUNK_LEN > c.arena_cap else c.arena_cap)
+        batch.reserve_arena(max(self.carry_len + self.chunk_len, c.arena_cap))
         if self.carry_len:
             memcpy(c.arena, self.carry, self.carry_len)
         c.arena_len = self.carry_len
@@ -317,7 +318,7 @@ cdef class CaptureDecoder:
                 decode(s, c)
         while c.n == 0 and c.n_blocks == 0 and s.fault == NULL and s.limit:
             # Room for a chunk, and for twice what has come where one record is larger: never for what it claims.
-            want = CHUNK_LEN if c.arena_len < CHUNK_LEN else c.arena_len * 2
+            want = self.chunk_len if c.arena_len < self.chunk_len else c.arena_len * 2
             batch.reserve_arena(want)
             if c.arena_cap > want:
                 want = c.arena_cap

@@ -30,6 +30,7 @@ cdef struct Target:
     uint64_t used
     uint64_t cap
     uint32_t stop          # leave at this place of the leaving order
+    uint64_t version       # changes with what is above
     uint32_t next_block    # of the batch in hand
     bint led               # the blocks before its first row are in
     uint64_t rows          # written so far

@@ -452,6 +452,7 @@ cdef class CaptureEncoder:
         cdef uint32_t length
         self.room(256 + 64 * len(links))
         p = self.t.buffer + self.t.used
+        self.t.version += 1
         if self.t.format != FORMAT_PCAPNG:
             self.t.link = links[0]
             store_32(p, PCAP_MAGIC_NSEC if self.t.format == FORMAT_PCAP_NSEC else PCAP_MAGIC_USEC, big)
@@ -589,6 +590,54 @@ cdef class CaptureEncoder:
         elif want > t.cap:
             self.room(want)
         return k
+
+    def encode_all(self, PacketBatch batch not None):
+        """Append every row and block, however much room that takes."""
+        start = 0
+        while True:
+            start = self.encode(batch, start)
+            if start is None:
+                return
+            self.room(self.t.cap)
+
+    def sync(self, CaptureEncoder other not None):
+        """Take over what ``other`` knows of the file so far: link type, byte order, interfaces."""
+        cdef Target *t = &self.t
+        cdef Target *o = &other.t
+        if t.version == o.version:
+            return
+        while t.cap_out < o.n_out + 2 or t.cap_in < o.n_in + 1:
+            t.n_out = t.cap_out
+            t.n_in = t.cap_in
+            if not grow_maps(t):
+                raise MemoryError
+        t.link = o.link
+        t.big = o.big
+        t.n_out = o.n_out
+        t.n_in = o.n_in
+        if o.n_out:
+            memcpy(t.out, o.out, o.n_out * sizeof(Interface))
+        if o.n_in:
+            memcpy(t.as_ethernet, o.as_ethernet, o.n_in * sizeof(uint32_t))
+            memcpy(t.as_is, o.as_is, o.n_in * sizeof(uint32_t))
+        t.version = o.version
+
+    def advance(self, PacketBatch batch not None):
+        """Learn of the batch's blocks as ``encode`` would, and append nothing: somebody else writes them."""
+        cdef Columns *c = &batch.c
+        cdef uint64_t used = self.t.used
+        cdef uint32_t b, want
+        if not self.t.carry or c.n_blocks == 0:
+            return
+        for b in range(c.n_blocks):
+            want = encode_block(&self.t, c.arena + c.block_off[b], c.block_len[b], c.rec_big)
+            if want:
+                self.room(want)
+                encode_block(&self.t, c.arena + c.block_off[b], c.block_len[b], c.rec_big)
+            self.t.used = used
+        if self.t.no_memory:
+            raise MemoryError
+        self.t.version += 1
 
     @property
     def full(self):
