@@ -320,8 +320,6 @@ cdef class CaptureDecoder:
             # Room for a chunk, and for twice what has come where one record is larger: never for what it claims.
             want = self.chunk_len if c.arena_len < self.chunk_len else c.arena_len * 2
             batch.reserve_arena(want)
-            if c.arena_cap > want:
-                want = c.arena_cap
             if c.arena_len < want:
                 view = PyMemoryView_FromMemory(<char *>c.arena + c.arena_len, want - c.arena_len, PyBUF_WRITE)
                 got = readinto(view)

@@ -77,6 +77,29 @@ cdef inline Verdict outer_csums(const uint8_t *p, uint32_t n, uint32_t l3, uint3
     return PASS if csum_fold(total) == 0xFFFF else DROP_UDP_CSUM
 
 
+cdef inline bint decap_common(const uint8_t *p, uint32_t n, uint32_t wire_n, const uint8_t *ports,
+                              VxlanFrame *out) noexcept nogil:
+    """The packet nearly every row is, found in a few loads: Ethernet, IPv4 without options, unfragmented, UDP to one of
+    ``ports``, lengths that fit, a VXLAN header with only I set. False says nothing but "ask ``decap_find``", which
+    says the same of such a packet: the tests hold the two against each other."""
+    cdef uint32_t total, udp_len
+    if n < ETH_HDR_LEN + IPV4_HDR_LEN + UDP_HDR_LEN + VXLAN_HDR_LEN:
+        return False
+    total = load_be16(p + 16)
+    udp_len = load_be32(p + 36)  # destination port and length
+    if not (likely((load_be32(p + 12) & 0xFFFFFF00U) == 0x08004500U)      # IPv4, 20 bytes of header
+            and likely((load_be32(p + 20) & 0x3FFF00FFU) == IP_PROTO_UDP)  # no fragment, UDP
+            and likely((ports[udp_len >> 19] >> ((udp_len >> 16) & 7)) & 1)
+            and likely(load_be32(p + 42) == 0x08000000U) and likely(p[49] == 0)):
+        return False
+    udp_len &= 0xFFFF
+    out.inner = ETH_HDR_LEN + IPV4_HDR_LEN + UDP_HDR_LEN + VXLAN_HDR_LEN
+    out.end = ETH_HDR_LEN + IPV4_HDR_LEN + udp_len
+    out.vni = load_be32(p + 46) >> 8
+    return (likely(total + ETH_HDR_LEN <= wire_n) and likely(udp_len + IPV4_HDR_LEN <= total)
+            and likely(udp_len >= UDP_HDR_LEN + VXLAN_HDR_LEN + ETH_HDR_LEN))
+
+
 cdef inline Verdict decap_find(const uint8_t *p, uint32_t n, uint32_t wire_n, uint32_t link,
                                const DecapRules *rules, VxlanFrame *out) noexcept nogil:
     """Where the inner frame of the packet at ``p`` is: ``n`` bytes captured of ``wire_n``.
@@ -85,42 +108,27 @@ cdef inline Verdict decap_find(const uint8_t *p, uint32_t n, uint32_t wire_n, ui
     """
     cdef Verdict v
     cdef uint16_t ethertype, port
-    cdef uint32_t l3, l4, udp_end, room
+    cdef uint32_t l3, l4, udp_end
     cdef IpPacket ip
-    cdef uint8_t version
-    cdef bint to_end
-    if likely(link == LINK_ETHERNET and n >= ETH_HDR_LEN + IPV4_HDR_LEN + UDP_HDR_LEN + VXLAN_HDR_LEN
-              and load_be32(p + 12) >> 8 == 0x080045 and p[23] == IP_PROTO_UDP
-              and load_be16(p + 20) & 0x3FFF == 0 and 28 <= load_be16(p + 16)
-              and load_be16(p + 16) <= wire_n - ETH_HDR_LEN):
-        # Ethernet, IPv4 without options, unfragmented, of a length that fits: what nearly every packet is. The
-        # general way below says the same of it; the tests hold the two against each other.
-        l3 = ETH_HDR_LEN
-        l4 = ETH_HDR_LEN + IPV4_HDR_LEN
-        room = load_be16(p + 16) - IPV4_HDR_LEN
-        version = 4
-        to_end = False
-    else:
-        v = link_find_l3(link, p, n, &ethertype, &l3)
-        if v != PASS:
-            return v
-        v = ip_parse(ethertype, p + l3, n - l3, wire_n - l3, &ip)
-        if v != PASS:
-            return v
-        if ip.proto != IP_PROTO_UDP:
-            return PUNT_NOT_UDP
-        if ip.is_fragment:
-            return PUNT_FRAGMENT
-        l4 = l3 + ip.l4
-        room = ip.end - ip.l4
-        version = ip.version
-        to_end = ip.to_end
-        if n < l4 + UDP_HDR_LEN:
-            return DROP_TRUNCATED
+    if wire_n < n:
+        wire_n = n  # a record that says less was on the wire than was captured
+    v = link_find_l3(link, p, n, &ethertype, &l3)
+    if v != PASS:
+        return v
+    v = ip_parse(ethertype, p + l3, n - l3, wire_n - l3, &ip)
+    if v != PASS:
+        return v
+    if ip.proto != IP_PROTO_UDP:
+        return PUNT_NOT_UDP
+    if ip.is_fragment:
+        return PUNT_FRAGMENT
+    l4 = l3 + ip.l4
+    if n < l4 + UDP_HDR_LEN:
+        return DROP_TRUNCATED
     port = udp_dst(p + l4)
     if not (rules.ports[port >> 3] >> (port & 7)) & 1:
         return PUNT_PORT
-    v = udp_find_end(p + l4, room, to_end, &udp_end)
+    v = udp_find_end(p + l4, ip.end - ip.l4, ip.to_end, &udp_end)
     if v != PASS:
         return v
     if udp_end < UDP_HDR_LEN + VXLAN_HDR_LEN:
@@ -143,7 +151,7 @@ cdef inline Verdict decap_find(const uint8_t *p, uint32_t n, uint32_t wire_n, ui
     if out.end - out.inner < ETH_HDR_LEN:
         return DROP_INNER_RUNT
     if rules.strict:
-        v = outer_csums(p, n, out.l3, out.l4, out.end, version)
+        v = outer_csums(p, n, out.l3, out.l4, out.end, ip.version)
         if v != PASS:
             return v
     return PASS if vni_wanted(rules, out.vni) else DROP_FILTER_VNI

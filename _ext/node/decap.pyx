@@ -4,17 +4,16 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from vxlanfast._ext.batch cimport Columns, PacketBatch, row_body
-from vxlanfast._ext.verdict cimport Verdict, PASS, VERDICT_COUNT
+from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_FILTER_VNI, VERDICT_COUNT
+from vxlanfast._ext.wire.endian cimport likely
+from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN
+from vxlanfast._ext.wire.ipv4 cimport IPV4_HDR_LEN
 from vxlanfast._ext.wire.link cimport LINK_ETHERNET
 
 
-cdef inline Verdict decap_row(Columns *c, uint32_t i, const DecapRules *rules) noexcept nogil:
-    """One row, one level."""
-    cdef VxlanFrame f
+cdef inline void decap_apply(Columns *c, uint32_t i, const DecapRules *rules, const VxlanFrame *f) noexcept nogil:
+    """Make row ``i`` what was found in it."""
     cdef uint32_t off = c.off[i], n = c.len[i]
-    cdef Verdict v = decap_find(c.arena + off, n, c.wire_len[i], c.link[i], rules, &f)
-    if v != PASS:
-        return v
     if not rules.peek:
         c.off[i] = off + f.inner
         c.len[i] = (f.end if f.end < n else n) - f.inner
@@ -24,23 +23,58 @@ cdef inline Verdict decap_row(Columns *c, uint32_t i, const DecapRules *rules) n
     c.outer[i] = off
     c.outer_l3[i] = <uint16_t>f.l3
     c.outer_l4[i] = <uint16_t>f.l4
-    return PASS
 
 
-cdef void decap_rows(Columns *c, const DecapRules *rules, uint64_t *counts) noexcept nogil:
-    cdef uint32_t i, level
+cdef Verdict decap_row(Columns *c, uint32_t i, const DecapRules *rules) noexcept nogil:
+    """One row, as many levels as the rules ask for."""
+    cdef VxlanFrame f
+    cdef uint32_t level = 0
+    cdef Verdict v
+    while True:
+        v = decap_find(c.arena + c.off[i], c.len[i], c.wire_len[i], c.link[i], rules, &f)
+        if v != PASS:
+            # Deeper levels are a wish: a frame that holds no more VXLAN is the result.
+            return v if level == 0 else PASS
+        decap_apply(c, i, rules, &f)
+        level += 1
+        if level == rules.levels:
+            return PASS
+
+
+cdef void decap_rows(Columns *columns, const DecapRules *rules, uint64_t *counts) noexcept nogil:
+    # Columns of bytes may alias anything, the struct they hang from too: a copy of it that nothing points to lets the
+    # compiler keep the pointers in registers.
+    cdef Columns c = columns[0]
+    cdef bint common = not rules.strict and rules.levels == 1, peek = rules.peek, chosen = rules.n_vnis != 0
+    cdef uint64_t passed = 0
+    cdef uint32_t i, off, n
+    cdef VxlanFrame f
     cdef Verdict v
     for i in range(c.n):
         if c.verdict[i] != PASS:
             continue
-        v = decap_row(c, i, rules)
-        if v == PASS and rules.levels != 1:
-            # Deeper levels are a wish: a frame that holds no more VXLAN is the result.
-            level = 1
-            while level != rules.levels and decap_row(c, i, rules) == PASS:
-                level += 1
+        off = c.off[i]
+        n = c.len[i]
+        if likely(common and c.link[i] == LINK_ETHERNET
+                  and decap_common(c.arena + off, n, c.wire_len[i], rules.ports, &f)):
+            if chosen and not vni_wanted(rules, f.vni):
+                c.verdict[i] = DROP_FILTER_VNI
+                counts[<uint8_t>DROP_FILTER_VNI] += 1
+                continue
+            if not peek:
+                c.off[i] = off + f.inner
+                c.len[i] = (f.end if f.end < n else n) - f.inner
+                c.wire_len[i] = f.end - f.inner
+            c.vni[i] = f.vni
+            c.outer[i] = off
+            c.outer_l3[i] = ETH_HDR_LEN
+            c.outer_l4[i] = ETH_HDR_LEN + IPV4_HDR_LEN
+            passed += 1
+            continue
+        v = decap_row(columns, i, rules)
         c.verdict[i] = v
         counts[<uint8_t>v] += 1
+    counts[<uint8_t>PASS] += passed
 
 
 cdef class Decap:

@@ -65,6 +65,8 @@ cdef inline Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t 
         return DROP_INNER_RUNT
     if had + hdr_len > BATCH_HEAD_LEN:
         return DROP_NO_HEADROOM
+    if wire_n > IP_DATAGRAM_MAX:
+        return DROP_TOO_LONG  # a record may claim anything, and the sums below are of 32 bits
     udp_len = PAYLOAD_HDR_LEN + wire_n
     total = udp_len + (IPV6_HDR_LEN if is_v6 else IPV4_HDR_LEN)
     if total - (IPV6_HDR_LEN if is_v6 else 0) > IP_DATAGRAM_MAX:
