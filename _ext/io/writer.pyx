@@ -48,25 +48,29 @@ cdef inline void gather(Columns *c, uint32_t i, uint8_t *dst) noexcept nogil:
         memcpy(dst, row_body(c, i), n)
 
 
-cdef inline uint32_t encode_pcap(Target *t, Columns *c, uint32_t k, bint big, bint raw_times, int64_t tick_ns) noexcept nogil:
+cdef inline uint32_t encode_pcap(Target *t, Columns *columns, uint32_t k, bint big, bint raw_times,
+                                 int64_t tick_ns) noexcept nogil:
     """Rows from the ``k``-th on, until they or the buffer end; returns the next. The last three are constants."""
+    cdef Columns c = columns[0]  # a copy that nothing points to: the bytes stored here may alias anything else
+    cdef uint8_t *p = t.buffer + t.used
+    cdef const uint8_t *end = t.buffer + t.cap - (PCAP_RECORD_LEN + COPY_SLACK)
+    cdef uint64_t leave = t.leave, seconds, rows = 0
     cdef uint32_t i, n, count = t.stop
-    cdef uint64_t used = t.used, seconds
-    cdef uint8_t *p
+    cdef uint16_t link = t.link
+    cdef const uint8_t *begin = p
     while k < count:
-        i = row_at(c, k)
-        if not (t.leave >> c.verdict[i]) & 1:
+        i = row_at(&c, k)
+        if not (leave >> c.verdict[i]) & 1:
             k += 1
             continue
         n = c.head_len[i] + c.len[i]
-        if t.cap - used < PCAP_RECORD_LEN + n + COPY_SLACK:
+        if p + n > end:
             break
         k += 1
-        if c.link[i] != t.link:
+        if c.link[i] != link:
             c.verdict[i] = DROP_OUTPUT_LINK_TYPE
             t.refused += 1
             continue
-        p = t.buffer + used
         if raw_times:
             memcpy(p, c.arena + c.rec[i], 8)
         else:
@@ -76,11 +80,12 @@ cdef inline uint32_t encode_pcap(Target *t, Columns *c, uint32_t k, bint big, bi
             store_32(p + 4, <uint32_t>(seconds % 1000000000 // tick_ns), big)
         store_32(p + 8, n, big)
         store_32(p + 12, c.wire_len[i], big)
-        gather(c, i, p + PCAP_RECORD_LEN)
-        used += PCAP_RECORD_LEN + n
-        t.rows += 1
-        t.bytes += n
-    t.used = used
+        gather(&c, i, p + PCAP_RECORD_LEN)
+        p += PCAP_RECORD_LEN + n
+        rows += 1
+    t.used += p - begin
+    t.rows += rows
+    t.bytes += p - begin - rows * PCAP_RECORD_LEN
     return k
 
 

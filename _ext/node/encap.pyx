@@ -115,15 +115,23 @@ cdef inline Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t 
     return PASS
 
 
-cdef void encap_rows(Columns *c, const Tunnel *t, uint32_t ident, bint is_v6, uint64_t *counts,
-                     EncapTally *tally) noexcept nogil:
+cdef inline void encap_rows(Columns *columns, const Tunnel *tunnel, uint32_t ident, bint is_v6, uint64_t *counts,
+                            EncapTally *tally) noexcept nogil:
+    # Copies that nothing points to (see decap_rows): header bytes are stored for every row, and may alias anything.
+    cdef Columns c = columns[0]
+    cdef Tunnel t = tunnel[0]
+    cdef uint64_t passed = 0
     cdef uint32_t i
     cdef Verdict v
     for i in range(c.n):
         if c.verdict[i] == PASS:
-            v = encap_row(c, i, t, ident + i, is_v6, tally)
-            c.verdict[i] = v
-            counts[<uint8_t>v] += 1
+            v = encap_row(&c, i, &t, ident + i, is_v6, tally)
+            if likely(v == PASS):
+                passed += 1
+            else:
+                c.verdict[i] = v
+                counts[<uint8_t>v] += 1
+    counts[<uint8_t>PASS] += passed
 
 
 cdef inline uint32_t fragment_len(const Tunnel *t, bint is_v6) noexcept nogil:
