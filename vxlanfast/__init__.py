@@ -10,9 +10,10 @@ Names are imported when they are first used, so that ``import vxlanfast`` costs 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
+
+#: As typing has it, for type checkers; importing typing would cost more than all the rest here.
+TYPE_CHECKING = False
 
 _HOME = {
     "Capture": "capture", "CaptureWriter": "capture", "open_capture": "capture",

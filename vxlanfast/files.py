@@ -114,6 +114,11 @@ def make_encoder(plan: Plan, capture: Capture, format: str | None, *, begin: boo
     return encoder
 
 
+def finer(tsresol: int) -> bool:
+    """Whether times in units of ``if_tsresol`` do not fit microseconds."""
+    return tsresol > 6
+
+
 def run(
     make_plan: Callable[[], Plan],
     source: Readable,
@@ -130,6 +135,8 @@ def run(
     """
     if format is not None and format not in FORMATS:
         raise SpecError(f"format {format!r}: {', '.join(FORMATS)}")
+    if count is not None and count < 1:
+        raise SpecError(f"count = {count}: at least 1")
     if threads < 1:
         raise SpecError(f"threads = {threads}: at least 1")
     began = monotonic()
@@ -156,6 +163,8 @@ def run(
             sink.abort()
             raise
         stats = collect(plans, capture, encoders, interrupted, monotonic() - began)
+        if encoder.format == "pcap" and any(finer(tsresol) for _, _, tsresol, _ in capture.decoder.interfaces()):
+            stats = replace(stats, warnings=(*stats.warnings, "times are cut to microseconds; -F nsecpcap keeps more"))
         if threads > 1 and plans[0].serial is not None:
             stats = replace(stats, warnings=(*stats.warnings, f"one thread was used: {plans[0].serial}"))
     if stats.fault is not None:

@@ -658,6 +658,11 @@ cdef class CaptureEncoder:
         self.t.used = 0
 
     @property
+    def format(self):
+        """"pcap", "nsecpcap" or "pcapng"."""
+        return {FORMAT_PCAP: "pcap", FORMAT_PCAP_NSEC: "nsecpcap", FORMAT_PCAPNG: "pcapng"}[self.t.format]
+
+    @property
     def rows(self):
         """Rows written so far."""
         return self.t.rows

@@ -75,7 +75,7 @@ format_option = click.option(
     "-F", "--format", "format", type=click.Choice(["pcap", "nsecpcap", "pcapng"]),
     help="Format of the output. Default: the input's.",
 )  # fmt: skip
-count_option = click.option("-c", "--count", type=click.IntRange(0), help="Read this many packets at most.")
+count_option = click.option("-c", "--count", type=click.IntRange(1), help="Read this many packets at most.")
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Cores to use; the output is the same."
 )
