@@ -55,6 +55,7 @@ class Plan:
     keep_link: bool = False
     links: Callable[[int], Sequence[int]] = lambda link: (ETHERNET,)
     snaplen_min: int = 0
+    untouched: bool = False  # frames leave as they came, so what a file header says of their FCS stays true
     strip: tuple[int, bytes] | None = None
     mark: int = 0
     before_write: Callable[[Capture, CaptureEncoder, Sink, PacketBatch], None] | None = None
@@ -108,7 +109,7 @@ def make_encoder(plan: Plan, capture: Capture, format: str | None, *, begin: boo
         encoder.begin(
             links if format == "pcapng" else links[:1],
             snaplen=snaplen,
-            link_field=decoder.link_field if links[0] == link else 0,
+            link_field=decoder.link_field if plan.untouched else 0,
             tsresol=9 if tsresol != 6 else 6,
         )
     return encoder
@@ -233,7 +234,7 @@ def collect(
         drops=drops,
         others=others,
         strict_drops=sum(counts.get(v, 0) for v in STRICT),
-        unsupported=counts.get(Verdict.PUNT_LINK_TYPE, 0),
+        unsupported=counts.get(Verdict.PUNT_LINK_TYPE, 0) + counts.get(Verdict.DROP_NOT_ETHERNET, 0),
         written=sum(encoder.rows for encoder in encoders),
         written_bytes=sum(encoder.bytes for encoder in encoders),
         input_bytes=capture.source.position(),
@@ -248,20 +249,27 @@ def collect(
     return replace(stats, warnings=tuple(warnings))
 
 
-def _link_watch(plan: Plan, decap: Decap) -> Step:
-    """After decapsulation: note which unsupported link types were met (a scan only where there were any)."""
+def _link_watch(plan: Plan, node: Node, refusal: Verdict) -> Step:
+    """Behind ``node``: note which link types it refused (a scan of the rows only where there were any)."""
     seen = 0
 
     def step(batch: PacketBatch, ordinal: int) -> None:
         nonlocal seen
-        now = decap.counters().get(Verdict.PUNT_LINK_TYPE, 0)
+        now = node.counters().get(refusal, 0)
         if now != seen:
             seen = now
             for link, verdict in zip(batch.link, batch.verdict, strict=True):
-                if verdict == Verdict.PUNT_LINK_TYPE:
+                if verdict == refusal:
                     plan.links_seen[link] = plan.links_seen.get(link, 0) + 1
 
     return step
+
+
+def _link_warnings(plan: Plan, what: str) -> list[str]:
+    return [
+        f"link type {link_name(link)} {what}: {number:,} packets of it"
+        for link, number in sorted(plan.links_seen.items())
+    ]
 
 
 def _filters(expression: str | None, verdict: Verdict) -> PacketFilter | None:
@@ -312,7 +320,7 @@ def decap_plan(
         plan.steps.append(lambda batch, ordinal: notes.remember(batch))
     plan.steps.append(lambda batch, ordinal: decap.process(batch))
     plan.nodes.append(decap)
-    plan.steps.append(_link_watch(plan, decap))
+    plan.steps.append(_link_watch(plan, decap, Verdict.PUNT_LINK_TYPE))
     if inner_filter is not None:
         plan.steps.append(lambda batch, ordinal: inner_filter.process(batch))
         plan.nodes.append(inner_filter)
@@ -327,6 +335,7 @@ def decap_plan(
         plan.keep_link = True
         plan.links = lambda link: (ETHERNET,) if link == ETHERNET else (ETHERNET, link)
     if peek:
+        plan.untouched = True
         plan.to_ethernet = False
         plan.keep_link = True
         plan.links = lambda link: (link,)
@@ -340,9 +349,7 @@ def decap_plan(
 
 
 def _decap_warnings(plan: Plan, stats: Stats) -> list[str]:
-    warnings = []
-    for link, number in sorted(plan.links_seen.items()):
-        warnings.append(f"link type {link_name(link)} is not supported: {number:,} packets of it were not looked into")
+    warnings = _link_warnings(plan, "is not supported")
     if stats.packets and stats.others == stats.packets:
         seen = ", ".join(f"{n:,} {name}" for name, n in _by_name(stats))
         warnings.append(f"not one packet was VXLAN{f' ({seen})' if seen else ''}; --port adds UDP ports to look at")
@@ -457,17 +464,18 @@ def encap_plan(tunnel: TunnelSpec, *, inner: str | None = None) -> Plan:
         plan.steps.append(lambda batch, ordinal: inner_filter.process(batch))
         plan.nodes.append(inner_filter)
     plan.steps.append(node.process)
+    plan.steps.append(_link_watch(plan, node, Verdict.DROP_NOT_ETHERNET))
     plan.nodes.append(node)
     plan.to_ethernet = False
     plan.keep_link = True
     plan.snaplen_min = 262144
     plan.finish = lambda: {"over_mtu": node.over_mtu, "fragments": node.fragments, "no_csum": node.no_csum}
-    plan.warn = lambda stats: _encap_warnings(tunnel, stats)
+    plan.warn = lambda stats: _encap_warnings(plan, tunnel, stats)
     return plan
 
 
-def _encap_warnings(tunnel: TunnelSpec, stats: Stats) -> list[str]:
-    warnings = []
+def _encap_warnings(plan: Plan, tunnel: TunnelSpec, stats: Stats) -> list[str]:
+    warnings = _link_warnings(plan, "is not Ethernet, and VXLAN carries nothing else")
     over = stats.details["over_mtu"]
     if over and tunnel.mtu_policy == "warn":
         warnings.append(f"{over:,} packets are over the MTU of {tunnel.mtu} bytes with their new headers")

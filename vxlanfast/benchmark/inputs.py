@@ -128,7 +128,7 @@ def make_flows(seed: int = 1, count: int = FLOWS) -> list[Flow]:
             src=_address("198.51.100.0")[:3] + bytes([rng.randrange(1, 255)]),
             dst=_address("203.0.113.0")[:3] + bytes([rng.randrange(1, 255)]),
             sport=1024 + i,  # what makes them distinct
-            dport=rng.choice((53, 80, 443, 8080)),
+            dport=rng.choice((5001, 8080, 9000, 50000)),
             proto=(6, 17)[i & 1],
             vni=VNIS[i % len(VNIS)],
             outer_sport=rng.randrange(49152, 65536),
