@@ -7,6 +7,7 @@ check    the same sources with Cython's bounds checks and ``assert`` on
 asan     AddressSanitizer and UndefinedBehaviorSanitizer (run with the libraries preloaded: see CONTRIBUTING.md)
 trace    line tracing, for coverage of ``.pyx`` and ``.pxd``
 fuzz     clang, sanitizers and libFuzzer's coverage instrumentation (see tests/fuzz)
+none     no core: an editable install beside a core that is built in place already (see .ci/venv.sh)
 """
 
 import os
@@ -29,6 +30,7 @@ PROFILES = {
     "asan": (["-O1", "-g", "-UNDEBUG", *SANITIZE], SANITIZE),
     "trace": (["-O0", "-g", "-DCYTHON_TRACE=1", "-DCYTHON_TRACE_NOGIL=1", "-DCYTHON_USE_SYS_MONITORING=0"], []),
     "fuzz": (["-O1", "-g", "-fsanitize=fuzzer-no-link", *SANITIZE], ["-fsanitize=fuzzer-no-link", *SANITIZE]),
+    "none": ([], []),
 }
 if PROFILE not in PROFILES:
     sys.exit(f"VXLANFAST_BUILD={PROFILE!r} is not a profile; one of {', '.join(PROFILES)}")
@@ -54,6 +56,7 @@ def extensions() -> list[Extension]:
             extra_link_args=LDFLAGS,
         )
         for source in sorted((ROOT / "_ext").rglob("*.pyx"))
+        if PROFILE != "none"
     ]
 
 

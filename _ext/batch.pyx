@@ -48,7 +48,8 @@ cdef int batch_grow_rows(Columns *c, uint32_t rows) noexcept nogil:
             and regrow(<void **>&c.head_len, n, m)
             and regrow(<void **>&c.note_off, n * 4, m * 4) and regrow(<void **>&c.note_len, n * 4, m * 4)
             and regrow(<void **>&c.order, <uint64_t>c.n_order * 4, m * 4)
-            and regrow(<void **>&c.head, n * BATCH_HEAD_LEN, m * BATCH_HEAD_LEN)):
+            # The last slot's header bytes are copied in whole steps as well: slack behind it, as behind the arena.
+            and regrow(<void **>&c.head, n * BATCH_HEAD_LEN, m * BATCH_HEAD_LEN + BATCH_SLACK_LEN)):
         return -1
     c.cap = cap
     return 0

@@ -69,7 +69,7 @@ cdef inline uint64_t flow_pair(const uint8_t *p, uint64_t key, uint64_t key2) no
 cdef inline uint32_t flow_mix(uint64_t a, uint64_t b, uint64_t seed) noexcept nogil:
     """Two words and a seed to 32 bits, all of them good. A loop's seed is hashed once, outside it, by the compiler."""
     cdef uint64_t key = flow_fold(seed ^ FLOW_C, FLOW_D)
-    return <uint32_t>flow_fold(flow_fold(a ^ (key ^ FLOW_A), b ^ FLOW_B) ^ key, FLOW_C)
+    return <uint32_t>flow_fold(flow_fold(a ^ key, b ^ FLOW_B), FLOW_C)
 
 
 cdef inline uint32_t flow_l4(const uint8_t *p, uint32_t n, uint8_t proto) noexcept nogil:
@@ -130,10 +130,10 @@ cdef inline uint32_t flow_hash(const uint8_t *p, uint32_t n, uint64_t seed) noex
     cdef uint32_t word
     if likely(n >= ETH_HDR_LEN + IPV4_HDR_LEN + 4 and load_32(p + 12, False) & 0xFFFFFF == 0x450008):
         # Untagged IPv4 without options, unfragmented TCP or UDP: nearly every frame. The general way says the same.
-        # Little-endian loads of several fields at once: fragment, TTL and protocol in one.
-        word = load_32(p + 20, False)
-        if likely(word & 0xFF3F == 0 and (word >> 24 == IP_PROTO_TCP or word >> 24 == IP_PROTO_UDP)):
-            return flow_mix(load_64(p + 26, False), load_32(p + 34, False) | <uint64_t>(word >> 24) << 32, seed)
+        # The fields of one load are in reverse: protocol, (TTL,) fragment offset, fragment flags.
+        word = load_32(p + 20, False) & 0xFF00FF3FU
+        if likely(word == IP_PROTO_TCP << 24 or word == IP_PROTO_UDP << 24):
+            return flow_mix(load_64(p + 26, False), load_32(p + 34, False) | <uint64_t>word << 8, seed)
     return flow_hash_any(p, n, seed)
 
 

@@ -53,13 +53,14 @@ cdef inline bint vxlan_has_reserved(const uint8_t *p) noexcept nogil:
 
 cdef inline bint vxlan_is_gbp(const uint8_t *p) noexcept nogil:
     """G set, and nothing outside G, I, D, A and the policy id: anything else is noise in reserved bits."""
-    return (load_be32(p) & 0xF7B70000U) == 0x80000000U
+    return (load_be32(p) & 0xF7B70000U) == 0x80000000U and p[VXLAN_OFF_RESERVED] == 0
 
 
 cdef inline bint vxlan_is_gpe(const uint8_t *p) noexcept nogil:
     """A GPE header of version 0 with a next protocol. The bits GPE itself reserves must be clear (§3), so plain VXLAN
     with noise in its reserved bits (which RFC 7348 has us ignore) is not taken for it."""
-    return (load_be32(p) & 0xF4FFFF00U) == 0x04000000U and p[VXLAN_OFF_NEXT_PROTO] != 0
+    return ((load_be32(p) & 0xF4FFFF00U) == 0x04000000U and p[VXLAN_OFF_NEXT_PROTO] != 0
+            and p[VXLAN_OFF_RESERVED] == 0)
 
 
 cdef inline void vxlan_set_vni(uint8_t *p, uint32_t vni) noexcept nogil:

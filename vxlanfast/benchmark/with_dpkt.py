@@ -32,9 +32,9 @@ def encap(dpkt: Any, reader: Any, writer: Any) -> None:
     src, dst = bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2))
     for ident, (when, frame) in enumerate(reader):
         sport = 49152 | hash(frame[23:38]) & 16383
-        # dpkt computes a UDP checksum of 0 unless told the field is final.
-        datagram = udp(sport=sport, dport=4789, ulen=16 + len(frame), data=head + frame)
-        packet = ip(src=src, dst=dst, p=17, id=ident & 0xFFFF, len=36 + len(frame), data=bytes(datagram))
+        # As bytes: of a UDP object the IP layer would compute a checksum, and over IPv4 VXLAN goes without.
+        datagram = bytes(udp(sport=sport, dport=4789, ulen=16 + len(frame), data=head + frame))
+        packet = ip(src=src, dst=dst, p=17, id=ident & 0xFFFF, len=36 + len(frame), data=datagram)
         writer.writepkt(bytes(ethernet(src=b"\x02\x42" + src, dst=b"\x02\x42" + dst, type=2048, data=packet)), when)
 
 

@@ -45,9 +45,8 @@ def main() -> None:
     from vxlanfast.errors import Interrupted, VxlanFastError
 
     try:
-        group(prog_name="vxlanfast", standalone_mode=False)
-    except click.exceptions.Exit as exit:
-        sys.exit(exit.exit_code)
+        # Outside its standalone mode click returns the code of ctx.exit().
+        sys.exit(group(prog_name="vxlanfast", standalone_mode=False))
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         place = context.command_path if context is not None else "vxlanfast"
