@@ -47,6 +47,9 @@ def main() -> None:
     try:
         # Outside its standalone mode click returns the code of ctx.exit().
         sys.exit(group(prog_name="vxlanfast", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         place = context.command_path if context is not None else "vxlanfast"
