@@ -73,12 +73,18 @@ cdef extern from *:
     }
     static inline uint64_t vf_unscale_ceil(uint64_t ns, unsigned shift, uint64_t div)
     {
-        return (uint64_t)((((vf_u128)ns << shift) + div - 1) / div);
+        vf_u128 r = (((vf_u128)ns << shift) + div - 1) / div;
+        return r > UINT64_MAX ? UINT64_MAX : (uint64_t)r;
     }
     static inline uint64_t vf_mul_clamp(uint64_t a, uint64_t b)
     {
         uint64_t r;
         return __builtin_mul_overflow(a, b, &r) || r > INT64_MAX ? (uint64_t)INT64_MAX : r;
+    }
+    static inline uint64_t vf_mul_clamp_units(uint64_t a, uint64_t b)
+    {
+        uint64_t r;
+        return __builtin_mul_overflow(a, b, &r) ? UINT64_MAX : r;
     }
     static inline int64_t vf_add_clamp(int64_t a, int64_t b)
     {
@@ -89,6 +95,7 @@ cdef extern from *:
     uint64_t scale_floor "vf_scale_floor"(uint64_t t, uint64_t mul, unsigned shift) noexcept nogil
     uint64_t unscale_ceil "vf_unscale_ceil"(uint64_t ns, unsigned shift, uint64_t div) noexcept nogil
     uint64_t mul_clamp "vf_mul_clamp"(uint64_t a, uint64_t b) noexcept nogil
+    uint64_t mul_clamp_units "vf_mul_clamp_units"(uint64_t a, uint64_t b) noexcept nogil
     int64_t add_clamp "vf_add_clamp"(int64_t a, int64_t b) noexcept nogil
 
 
@@ -156,7 +163,7 @@ cdef inline uint64_t interface_units(const Interface *f, int64_t ts_ns) noexcept
         n = f.tsresol & 0x7F
         return unscale_ceil(u, n, 1000000000) if n <= 63 else 0
     n = f.tsresol - 9
-    return mul_clamp(u, power_of_ten(n)) if n < 19 else 0
+    return mul_clamp_units(u, power_of_ten(n)) if n < 19 else 0
 
 
 cdef inline uint32_t pad4(uint32_t n) noexcept nogil:

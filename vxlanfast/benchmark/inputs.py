@@ -28,7 +28,10 @@ BLOCK_RECORDS = 3072
 #: Seconds since 1970 of the first block; room for 2^24 of them before the upper byte changes.
 START_S = 0x65000000
 
-_FILE_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
+
+def file_header() -> bytes:
+    """Of a classic pcap of Ethernet frames, little-endian, in microseconds."""
+    return struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,6 @@ def write_twins(plain: Path, vxlan: Path, traffic: Traffic, packets: int, *, see
     with ExitStack() as stack:
         for path, block in zip((plain, vxlan), blocks(traffic, seed=seed), strict=True):
             file: BinaryIO = stack.enter_context(path.open("wb"))
-            file.write(_FILE_HEADER)
+            file.write(file_header())
             for piece in pieces(block, packets):
                 file.write(piece)
