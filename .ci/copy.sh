@@ -8,5 +8,5 @@ mkdir -p "$copy"
 (cd "$copy" && find . -path ./build -prune -o -type f ! -name '*.so' ! -name '*.c' -exec rm -f {} +)
 tar -cf - --exclude=./.git --exclude='./.venv*' --exclude=./build --exclude=./dist --exclude=./fuzz-work \
     --exclude=./vxlanfast/_ext --exclude='./.*_cache' --exclude=./.hypothesis --exclude=./.benchmarks \
-    --exclude='./.coverage*' --exclude='*.egg-info' --exclude=__pycache__ --exclude='./_ext/*.so' --exclude='./_ext/*.c' . |
+    --exclude='./.coverage*' --exclude='*.egg-info' --exclude=__pycache__ --exclude='*.so' --exclude='./_ext/*.c' . |
     tar -xf - -C "$copy"

@@ -22,23 +22,25 @@ if TYPE_CHECKING:  # typing costs as much to import as everything else here toge
 
     from typing_extensions import Buffer
 
-    class Readable(Protocol):
+    class Reader(Protocol):
         """A binary file object to read from: ``read`` is enough, ``readinto`` is better."""
 
         def read(self, size: int, /) -> bytes | None: ...
 
-    class Writable(Protocol):
+    class Writer(Protocol):
         """A binary file object to write to."""
 
         def write(self, buffer: Buffer, /) -> int | None: ...
 
-    Path: TypeAlias = str | os.PathLike[str]
+    Readable: TypeAlias = str | os.PathLike[str] | Reader
+    Writable: TypeAlias = str | os.PathLike[str] | Writer
     Pull: TypeAlias = Callable[[memoryview], int]
 
 __all__ = ["Sink", "Source", "open_sink", "open_source"]
 
 PIECE_LEN = 256 * 1024  # bytes a decoder gives, and a compressor takes, at most in one go
 STORED_LEN = 64 * 1024  # bytes of compressed input asked for in one go
+ZSTD_BLOCK_MAX = 128 << 10  # bytes a block decodes to at most: RFC 8878 §3.1.1.2.4
 ZSTD_WINDOW_MAX = 32 << 20  # bytes; a frame may ask for 2 GiB, and memory is promised to stay under 64 MB
 LZ4_LEGACY_BLOCK_LEN = 8 << 20  # bytes, fixed by the format
 
@@ -63,6 +65,11 @@ def _shown(path: str) -> str:
 def _path_of(target: object) -> str | None:
     """The path that ``target`` is, or None."""
     return os.fsdecode(target) if isinstance(target, str | os.PathLike) else None
+
+
+def _object_name(file: object) -> str:
+    """What a file object calls itself, where that is a path; else what it is."""
+    return _path_of(getattr(file, "name", None)) or f"<{type(file).__name__}>"
 
 
 def _reason(error: Exception) -> str:
@@ -191,7 +198,7 @@ class _Feed:
 
 
 class _Pieces:
-    """A generator of pieces, read as a file is."""
+    """Pieces from a generator, read as a file is."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -309,7 +316,8 @@ class _Unzstd:
     """RFC 8878 frames, one behind the other.
 
     The library decodes. Frames are followed here as well, because it says nothing when the data ends inside
-    one, and does not say which window it refused.
+    one, does not say which window it refused, and forgets what it could not give yet when its source ends: it
+    gets one block at a time, and room for all that comes of it.
     """
 
     def __init__(self, feed: _Feed) -> None:
@@ -319,20 +327,31 @@ class _Unzstd:
         self._failure: CaptureError | None = None
         self._head = bytearray()  # of the part that is being read
         self._want = 0  # bytes the part has
-        self._step: Callable[[bytes], None] | None = None  # what the part is; None: the next is a magic number
+        self._step: Callable[[bytes], None] | None = None  # what the part is; None: a magic number is next
         self._skip = 0  # bytes of payload before the part
         self._descriptor = 0
         self._at = 0  # in the file, behind the part
+        self._buffer = memoryview(bytearray(ZSTD_BLOCK_MAX))
+        self._rest = self._buffer[:0]
         decompressor = library.ZstdDecompressor(max_window_size=ZSTD_WINDOW_MAX)
         self._reader = decompressor.stream_reader(self, read_size=STORED_LEN, read_across_frames=True)
 
     def readinto(self, view: memoryview) -> int:
-        try:
-            n: int = self._reader.readinto1(view)
-        except self._error as error:
-            raise self._feed.damaged("zst", error) from error
-        if n == 0 and self._failure is not None:
-            raise self._failure
+        n: int
+        if not self._rest:
+            direct = len(view) >= ZSTD_BLOCK_MAX
+            try:
+                n = self._reader.readinto1(view if direct else self._buffer)
+            except self._error as error:
+                raise self._feed.damaged("zst", error) from error
+            if n == 0 and self._failure is not None:
+                raise self._failure
+            if direct:
+                return n
+            self._rest = self._buffer[:n]
+        n = min(len(view), len(self._rest))
+        view[:n] = self._rest[:n]
+        self._rest = self._rest[n:]
         return n
 
     def read(self, size: int) -> bytes:
@@ -352,7 +371,9 @@ class _Unzstd:
                 n = min(self._skip, len(piece) - at)
                 self._skip -= n
                 at += n
-                continue
+                if self._skip:
+                    continue
+                break
             n = min(self._want - len(self._head), len(piece) - at)
             self._head += piece[at : at + n]
             at += n
@@ -527,8 +548,8 @@ def _pull_of(file: Any) -> Pull:
 class Source:
     """Bytes of a capture, decompressed, in order. Made by ``open_source``; one thread at a time.
 
-    ``name``: the path, or ``<stdin>``, or what the object calls itself. ``size``: bytes of the file as stored,
-    None if unknown. ``is_live``: a pipe, FIFO, socket or terminal, whose data should be passed on as it comes.
+    ``name``: the path, or ``<stdin>``, or what the object calls itself. ``size``: bytes of the file as
+    stored, None if unknown. ``is_live``: a pipe, FIFO, socket or terminal: pass its data on as it comes.
     """
 
     def __init__(self, file: Any, name: str, *, owned: bool) -> None:
@@ -665,12 +686,11 @@ class Source:
         return f"<Source {self.name}>"
 
 
-def open_source(target: Path | Readable) -> Source:
+def open_source(target: Readable) -> Source:
     """Open a capture for reading: a path, ``-`` (standard input) or a binary file object."""
     path = _path_of(target)
     if path is None:
-        name = getattr(target, "name", None)
-        return Source(target, _path_of(name) or f"<{type(target).__name__}>", owned=False)
+        return Source(target, _object_name(target), owned=False)
     file: Any
     try:
         if path == "-":
@@ -760,10 +780,13 @@ class Sink:
         *,
         owned: bool,
         codec: _Codec | None = None,
+        level: int | None = None,
         temporary: str | None = None,
         final: str | None = None,
     ) -> None:
         self._done = False
+        self._asleep = False
+        self._level = level
         self._file = file
         self._owned = owned
         self._codec = codec
@@ -784,6 +807,10 @@ class Sink:
     def write(self, buffer: Buffer) -> None:
         """All bytes of ``buffer``. OutputError: they could not be; BrokenPipeError: nobody reads on."""
         view = memoryview(buffer).cast("B")
+        if self._done:
+            raise ValueError(f"{_shown(self.name)}: written to after its end")
+        if self._asleep:
+            self._wake()
         codec = self._codec
         if codec is None:
             self._put(view)
@@ -802,8 +829,6 @@ class Sink:
     def _put(self, piece: Buffer) -> None:
         """All bytes of ``piece`` as they are to be stored."""
         view = memoryview(piece)
-        if self._done:
-            raise ValueError(f"{_shown(self.name)}: written to after its end")
         try:
             while view:
                 n = self._file.write(view)
@@ -838,28 +863,30 @@ class Sink:
         return OutputError(message, errno=error.errno, path=self.name)
 
     def fileno_or_none(self) -> int | None:
-        """The descriptor to write uncompressed data to, at its own position, without us; else None."""
-        if self._codec is None and type(self._file) is io.FileIO and not self._done:
-            return self._file.fileno()
-        return None
+        """The descriptor to write uncompressed data to, at its own position or behind it, without us; else None."""
+        if self._codec is not None or self._done or type(self._file) is not io.FileIO:
+            return None
+        import fcntl
+
+        if self._asleep:
+            self._wake()
+        fd = self._file.fileno()
+        # Appending (``>> file``) puts bytes at the end whatever place pwrite() names.
+        return None if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND else fd
 
     def commit(self) -> None:
         """The end: everything is written, and the file has its name. Once; a second time does nothing."""
         if self._done:
             return
         try:
-            if self._codec is not None:
-                rest = self._codec.compress(bytes(self._codec.waiting)) if self._codec.waiting else b""
-                self._store(self._codec, rest + self._codec.finish())
-            self._flush()
-            if self._owned:
-                self._file.close()
+            if not self._asleep:
+                self._end()
         except BaseException as error:
             self.abort()
             if isinstance(error, OSError):
                 self._fail(error)
             raise
-        self._done = True
+        self._done, self._asleep = True, False
         if self._temporary is not None and self._final is not None:
             try:
                 os.replace(self._temporary, self._final)
@@ -867,11 +894,46 @@ class Sink:
                 message = f"{_shown(self.name)}: {_reason(error)}; the data is in {_shown(self._temporary)}"
                 raise OutputError(message, errno=error.errno, path=self.name) from error
 
+    def _end(self) -> None:
+        """Everything out, and the file closed."""
+        codec = self._codec
+        if codec is not None:
+            rest = codec.compress(bytes(codec.waiting)) if codec.waiting else b""
+            self._store(codec, rest + codec.finish())
+        self._flush()
+        if self._owned:
+            self._file.close()
+
+    def suspend(self) -> None:
+        """Close the file until the next write: for who has more of them than descriptors and memory.
+
+        Compressed data gets a frame's end here, and another frame afterwards. What is no regular file stays open.
+        """
+        if self._done or self._asleep or self._temporary is None:
+            return
+        try:
+            self._end()
+        except OSError as error:
+            self._fail(error)
+        self._codec = None
+        self._asleep = True
+
+    def _wake(self) -> None:
+        assert self._temporary is not None
+        try:
+            file = io.FileIO(os.open(self._temporary, os.O_WRONLY | os.O_CLOEXEC), "w")
+            file.seek(0, os.SEEK_END)
+        except OSError as error:
+            self._fail(error)
+        self._file = file
+        self._codec = _codec_of(self.name, self._level, False)
+        self._asleep = False
+
     def abort(self) -> None:
         """The end without a result: what the name stood for is untouched. After ``commit()``: nothing."""
         if self._done:
             return
-        self._done = True
+        self._done, self._asleep = True, False
         if self._owned:
             _quietly(self._file.close)
         if self._temporary is not None:
@@ -895,20 +957,25 @@ class Sink:
         return f"<Sink {self.name}>"
 
 
-def _refuse_input(status: os.stat_result, name: str, input_paths: Iterable[Path]) -> None:
+def _status_of(given: Any) -> os.stat_result:
+    path = _path_of(given)
+    if path is None:
+        return os.fstat(given.fileno())
+    return os.fstat(0) if path == "-" else os.stat(path)
+
+
+def _refuse_input(status: os.stat_result, name: str, input_paths: Iterable[Readable]) -> None:
     """OutputError when the regular file of ``status`` is one of the inputs, by whatever name."""
     if not stat.S_ISREG(status.st_mode):
         return
     for given in input_paths:
-        path = _path_of(given)
-        if path is None:
-            continue
         try:
-            other = os.fstat(0) if path == "-" else os.stat(path)
-        except (OSError, ValueError):
+            same = os.path.samestat(status, _status_of(given))
+        except (AttributeError, OSError, ValueError):
             continue
-        if os.path.samestat(status, other):
-            message = f"{_shown(name)} is the input {_shown(path)}: choose another name"
+        if same:
+            source = _shown(_path_of(given) or _object_name(given))
+            message = f"{_shown(name)} is the input {source}: choose another name"
             raise OutputError(message, errno=errno.EEXIST, path=name)
 
 
@@ -922,7 +989,7 @@ def _descriptor_of(path: str) -> int | None:
     return None
 
 
-def open_sink(target: Path | Writable, *, input_paths: Iterable[Path] = (), level: int | None = None) -> Sink:
+def open_sink(target: Writable, *, input_paths: Iterable[Readable] = (), level: int | None = None) -> Sink:
     """Open a place for a capture: a path, ``-`` (standard output) or a binary file object.
 
     What goes to a path ending in .gz, .zst, .zstd or .lz4 is compressed with ``level`` (None: ISA-L's 2 or
@@ -931,8 +998,7 @@ def open_sink(target: Path | Writable, *, input_paths: Iterable[Path] = (), leve
     """
     path = _path_of(target)
     if path is None:
-        name = getattr(target, "name", None)
-        return Sink(target, _path_of(name) or f"<{type(target).__name__}>", owned=False)
+        return Sink(target, _object_name(target), owned=False)
     try:
         if path == "-":
             path = "<stdout>"
@@ -944,7 +1010,7 @@ def open_sink(target: Path | Writable, *, input_paths: Iterable[Path] = (), leve
         raise OutputError(f"{_shown(path)}: {_reason(error)}", errno=error.errno, path=path) from error
 
 
-def _open_stdout(name: str, input_paths: Iterable[Path]) -> Sink:
+def _open_stdout(name: str, input_paths: Iterable[Readable]) -> Sink:
     if sys.stdout is None:
         raise OSError(errno.EBADF, "standard output is closed")
     sys.stdout.flush()
@@ -954,7 +1020,7 @@ def _open_stdout(name: str, input_paths: Iterable[Path]) -> Sink:
     return Sink(io.FileIO(1, "w", closefd=False), name, owned=False)
 
 
-def _open_path(path: str, input_paths: Iterable[Path], level: int | None) -> Sink:
+def _open_path(path: str, input_paths: Iterable[Readable], level: int | None) -> Sink:
     if not path or "\0" in path:
         raise OSError(errno.ENOENT, "not a file name")
     descriptor = _descriptor_of(path)
@@ -977,10 +1043,12 @@ def _open_path(path: str, input_paths: Iterable[Path], level: int | None) -> Sin
         return Sink(io.FileIO(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "w"), path, owned=True, codec=codec)
     codec = _codec_of(path, level, False)
     final = os.path.realpath(path)
-    if status is not None and not os.access(final, os.W_OK):
+    effective = os.access in os.supports_effective_ids
+    if status is not None and not os.access(final, os.W_OK, effective_ids=effective):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     fd, temporary = _open_temporary(final, None if status is None else stat.S_IMODE(status.st_mode) & 0o777)
-    return Sink(io.FileIO(fd, "w"), path, owned=True, codec=codec, temporary=temporary, final=final)
+    file = io.FileIO(fd, "w")
+    return Sink(file, path, owned=True, codec=codec, level=level, temporary=temporary, final=final)
 
 
 def _open_temporary(final: str, mode: int | None) -> tuple[int, str]:

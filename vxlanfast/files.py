@@ -221,8 +221,9 @@ def collect(
             plan.links_seen[link] = plan.links_seen.get(link, 0) + number
     refused = sum(encoder.refused for encoder in encoders)
     packets = capture.decoder.rows
-    others = sum(counts.get(v, 0) for v in OTHER)
-    kept = sum(number for v, number in counts.items() if v and plan.leave >> v & 1) - refused
+    refused_kept = refused - sum(encoder.refused_passed for encoder in encoders)
+    others = sum(counts.get(v, 0) for v in (*OTHER, Verdict.DROP_NO_META))
+    kept = sum(number for v, number in counts.items() if v and plan.leave >> v & 1) - refused_kept
     drops = {v.name: number for v, number in counts.items() if v and not plan.leave >> v & 1}
     if refused:
         drops[Verdict.DROP_OUTPUT_LINK_TYPE.name] = refused
@@ -516,10 +517,14 @@ def restore_file(
 
     ``other``: "keep", "drop" or "fail" packets without such a note.
     """
+    if other not in ("keep", "drop", "fail"):
+        raise SpecError(f"other = {other!r}: keep, drop or fail")
     node = Restore()
     plan = Plan("restore", [], [])
-    plan.steps.append(lambda batch, ordinal: node.process(batch, keep_missing=other == "keep"))
+    plan.steps.append(lambda batch, ordinal: node.process(batch))
     plan.nodes.append(node)
+    if other == "keep":
+        plan.leave |= mask((Verdict.DROP_NO_META,))
     plan.to_ethernet = False
     plan.keep_link = True
     plan.links = lambda link: (link,)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import struct
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,22 +18,34 @@ from vxlanfast.errors import FilterError, MissingLibraryError
 from vxlanfast.linktypes import link_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vxlanfast._ext.batch import PacketBatch
     from vxlanfast._ext.verdict import Verdict
 
 __all__ = ["CompiledFilter", "PacketFilter", "compile_filter"]
 
-MISSING = "--inner/--outer filters need libpcap: apt install libpcap0.8 (Debian), dnf install libpcap (Fedora)"
+MISSING = (
+    "--inner/--outer filters need libpcap: apt install libpcap0.8 (Debian), dnf install libpcap (Fedora)"
+)
 INSN_LEN = 8  # bytes of a struct bpf_insn
-INSNS_MAX = 1 << 16  # of a program; libpcap's interpreter has no limit, and long lists of hosts need some thousand
+INSNS_MAX = 1 << 16  # of a program; the kernel's 4096 are none of libpcap's, and 1000 hosts need 5759
+AD_OFF = 0xFFFFF000  # SKF_AD_OFF: loads from here on ask a Linux kernel for what is in no packet
 REJECT = b"\x06\0\0\0\0\0\0\0"  # BPF_RET, 0: no packet
 REJECTS_ALL = "expression rejects all packets"  # libpcap's error for a program that is no more than that
 NETMASK = 0  # as tcpdump has it for files: "ip broadcast" is 255.255.255.255 or 0.0.0.0
 
 # LINKTYPE_ numbers that are other DLT_ numbers on this system or that one; all the rest are the same.
 DLT_NAMES = {
-    **dict.fromkeys((12, 14, 101), b"RAW"),
-    **{100: b"ATM_RFC1483", 102: b"SLIP_BSDOS", 103: b"PPP_BSDOS", 104: b"C_HDLC", 106: b"ATM_CLIP", 108: b"LOOP"},
+    12: b"RAW",
+    14: b"RAW",
+    100: b"ATM_RFC1483",
+    101: b"RAW",
+    102: b"SLIP_BSDOS",
+    103: b"PPP_BSDOS",
+    104: b"C_HDLC",
+    106: b"ATM_CLIP",
+    108: b"LOOP",
 }
 # An expression may make sense for some link types only: it is wrong when it does for none of these.
 USUAL_LINKS = (1, 113, 276, 101, 0)
@@ -44,19 +57,27 @@ class _Program(ctypes.Structure):
     _fields_ = (("bf_len", ctypes.c_uint), ("bf_insns", ctypes.c_void_p))
 
 
-@cache
-def _libpcap() -> Any:
-    """The library with its functions declared. MissingLibraryError, and another try the next time, without it."""
-    for find in (lambda: "libpcap.so.1", lambda: "libpcap.so.0.8", lambda: ctypes.util.find_library("pcap")):
+def _names() -> Iterator[str | None]:
+    """What the library may be called; the last asks the linker, which takes a while."""
+    yield "libpcap.so.1"
+    yield "libpcap.so.0.8"
+    yield ctypes.util.find_library("pcap")
+
+
+def _load() -> Any:
+    for name in _names():
         try:
-            name = find()  # the last asks the linker, which takes a while
-            library = ctypes.CDLL(name) if name else None
+            if name is not None:
+                return ctypes.CDLL(name)
         except OSError:
             continue
-        if library is not None:
-            break
-    else:
-        raise MissingLibraryError(MISSING, name="libpcap")
+    raise MissingLibraryError(MISSING, name="libpcap")
+
+
+@cache
+def _libpcap() -> Any:
+    """The library with its functions declared."""
+    library = _load()
     program = ctypes.POINTER(_Program)
     pointer, number, text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
     try:
@@ -119,6 +140,9 @@ def compile_filter(expression: str, link: int = 1, snaplen: int = 262144) -> Com
             library.pcap_freecode(program)
     finally:
         library.pcap_close(handle)
+    if any(code & 0xE7 == 0x20 and k >= AD_OFF for code, _, _, k in struct.iter_unpack("=HBBI", insns)):
+        # libpcap thinks of a live capture; reading a file, tcpdump refuses it as well.
+        raise FilterError(f"{shown}: asks for what no packet of a file says (link type {link_name(link)})")
     if not valid:
         raise FilterError(f"{shown}: libpcap does not trust its own program")
     if not 0 < len(insns) <= INSNS_MAX * INSN_LEN:

@@ -103,17 +103,18 @@ cdef class Annotate:
             store_16(p + 2, <uint16_t>n, False)
             p += 4 + pad4(n)
         n = NOTE_FIXED_LEN + front + back
-        store_16(p, OPT_CUSTOM_BINARY, False)
-        store_16(p + 2, <uint16_t>n, False)
-        store_32(p + 4, NOTE_PEN, False)
-        memcpy(p + 8, b"VXF1", 4)
-        store_32(p + 12, self.was[4 * i + 2], False)
-        store_16(p + 16, <uint16_t>self.was[4 * i + 3], False)
-        store_16(p + 18, <uint16_t>front, False)
-        store_32(p + 20, back, False)
-        memcpy(p + 4 + NOTE_FIXED_LEN, c.arena + off, front)
-        memcpy(p + 4 + NOTE_FIXED_LEN + front, c.arena + c.off[i] + c.len[i], back)
-        p += 4 + pad4(n)
+        if n <= 65532:  # more headers than an option has room for (a thousand levels deep) are not kept
+            store_16(p, OPT_CUSTOM_BINARY, False)
+            store_16(p + 2, <uint16_t>n, False)
+            store_32(p + 4, NOTE_PEN, False)
+            memcpy(p + 8, b"VXF1", 4)
+            store_32(p + 12, self.was[4 * i + 2], False)
+            store_16(p + 16, <uint16_t>self.was[4 * i + 3], False)
+            store_16(p + 18, <uint16_t>front, False)
+            store_32(p + 20, back, False)
+            memcpy(p + 4 + NOTE_FIXED_LEN, c.arena + off, front)
+            memcpy(p + 4 + NOTE_FIXED_LEN + front, c.arena + c.off[i] + c.len[i], back)
+            p += 4 + pad4(n)
         c.note_off[i] = <uint32_t>at
         c.note_len[i] = <uint32_t>(p - (c.arena + at))
         c.arena_len = p - c.arena
@@ -185,15 +186,15 @@ cdef class Restore:
     """Gives rows of a pcapng file the headers back that ``Annotate`` wrote down. ``missing`` counts rows without."""
     cdef readonly uint64_t restored
     cdef readonly uint64_t missing
-    cdef uint64_t dropped
 
     def counters(self):
-        """Rows dropped for want of a note: ``{Verdict: rows}``."""
+        """Rows by verdict since the start: ``{Verdict: rows}`` of those that occur."""
         from vxlanfast._ext.verdict import Verdict
-        return {Verdict.DROP_NO_META: self.dropped} if self.dropped else {}
+        counts = {Verdict.PASS: self.restored, Verdict.DROP_NO_META: self.missing}
+        return {verdict: number for verdict, number in counts.items() if number}
 
-    def process(self, PacketBatch batch not None, *, bint keep_missing=True):
-        """Rows without a note stay as they are, or are dropped with DROP_NO_META. BufferError while a view is alive."""
+    def process(self, PacketBatch batch not None):
+        """Rows without a note stay as they are, with verdict DROP_NO_META. BufferError while a view is alive."""
         cdef Columns *c = &batch.c
         cdef uint32_t i
         batch._require_idle("restore headers in")
@@ -205,7 +206,5 @@ cdef class Restore:
                     self.restored += 1
                 else:
                     self.missing += 1
-                    if not keep_missing:
-                        c.verdict[i] = DROP_NO_META
-                        self.dropped += 1
+                    c.verdict[i] = DROP_NO_META
         return batch

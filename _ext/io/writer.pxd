@@ -36,6 +36,7 @@ cdef struct Target:
     uint64_t rows          # written so far
     uint64_t bytes         # of packets in them
     uint64_t refused       # rows of a link type the file cannot hold
+    uint64_t refused_passed  # of them, with verdict PASS
     bint no_memory
 
 

@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from vxlanfast._ext.batch cimport BATCH_HEAD_LEN, Columns, PacketBatch, row_at, row_body, row_count, row_head
 from vxlanfast._ext.io.format cimport *
-from vxlanfast._ext.verdict cimport DROP_OUTPUT_LINK_TYPE
+from vxlanfast._ext.verdict cimport PASS, DROP_OUTPUT_LINK_TYPE
 from vxlanfast._ext.wire.endian cimport load_16, load_32, load_be32, store_16, store_32, store_64
 from vxlanfast._ext.wire.link cimport LINK_ETHERNET
 
@@ -68,8 +68,9 @@ cdef inline uint32_t encode_pcap(Target *t, Columns *columns, uint32_t k, bint b
             break
         k += 1
         if c.link[i] != link:
-            c.verdict[i] = DROP_OUTPUT_LINK_TYPE
             t.refused += 1
+            t.refused_passed += c.verdict[i] == PASS
+            c.verdict[i] = DROP_OUTPUT_LINK_TYPE
             continue
         if raw_times:
             memcpy(p, c.arena + c.rec[i], 8)
@@ -387,8 +388,9 @@ cdef uint32_t encode_pcapng(Target *t, Columns *c, uint32_t k, uint64_t *want) n
         if (t.leave >> c.verdict[i]) & 1:
             number = out_interface(t, c, i)
             if number == NO_INTERFACE:
-                c.verdict[i] = DROP_OUTPUT_LINK_TYPE
                 t.refused += 1
+                t.refused_passed += c.verdict[i] == PASS
+                c.verdict[i] = DROP_OUTPUT_LINK_TYPE
             else:
                 want[0] = encode_packet(t, c, i, number)
                 if want[0]:
@@ -676,3 +678,8 @@ cdef class CaptureEncoder:
     def refused(self):
         """Rows not written for their link type: a pcap file holds one."""
         return self.t.refused
+
+    @property
+    def refused_passed(self):
+        """Of them, those with verdict PASS."""
+        return self.t.refused_passed

@@ -10,7 +10,20 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from vxlanfast._ext.verdict cimport PASS, Verdict
-from vxlanfast._ext.wire cimport arp, csum, ecn, endian, eth, flow, icmp, ip, ipv4, ipv6, link, tcp, udp, vxlan
+cimport vxlanfast._ext.wire.arp as arp
+cimport vxlanfast._ext.wire.csum as csum
+cimport vxlanfast._ext.wire.ecn as ecn
+cimport vxlanfast._ext.wire.endian as endian
+cimport vxlanfast._ext.wire.eth as eth
+cimport vxlanfast._ext.wire.flow as flow
+cimport vxlanfast._ext.wire.icmp as icmp
+cimport vxlanfast._ext.wire.ip as ip
+cimport vxlanfast._ext.wire.ipv4 as ipv4
+cimport vxlanfast._ext.wire.ipv6 as ipv6
+cimport vxlanfast._ext.wire.link as link
+cimport vxlanfast._ext.wire.tcp as tcp
+cimport vxlanfast._ext.wire.udp as udp
+cimport vxlanfast._ext.wire.vxlan as vxlan
 
 
 cdef class Exact:

@@ -22,6 +22,8 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Raw
 
+from tests.support import SLOW_BUILD
+
 MACS = bytes.fromhex("020000000002 020000000001")
 # 0000   02 00 00 00 00 02 02 00 00 00 00 01 08 00 45 00
 # 0010   00 1e 00 01 00 00 40 11 f6 97 c0 00 02 01 c6 33   UDP, 192.0.2.1 to 198.51.100.2
@@ -366,6 +368,7 @@ def ether(src: int, dst: int, *_: int) -> bytes:
     return struct.pack(">HIHI", 0x0200, dst, 0x0200, src) + b"\x08\x06"
 
 
+FLOWS = 10_000 if SLOW_BUILD else 100_000
 RANDOM = random.Random(7348)
 PATTERNS = {
     "random": lambda i: tuple(RANDOM.getrandbits(bits) for bits in (32, 32, 16, 16)),
@@ -385,17 +388,17 @@ CASES = [(kind, pattern) for kind in KINDS for pattern in PATTERNS if kind != "e
 @pytest.mark.parametrize(("kind", "pattern"), CASES, ids=[f"{kind}, {pattern}" for kind, pattern in CASES])
 def test_spread(wire, kind, pattern):
     """1,000 flows take 600 source ports and more; of 100,000 flows no bucket of 64 has 1.2 times its share."""
-    hashes = [wire.flow_hash(KINDS[kind](*PATTERNS[pattern](i))) for i in range(100_000)]
+    hashes = [wire.flow_hash(KINDS[kind](*PATTERNS[pattern](i))) for i in range(FLOWS)]
     ports = [wire.flow_sport(one) for one in hashes]
     assert len(set(ports[:1000])) >= 600
-    assert len(set(hashes)) > 99_990  # 1.2 pairs alike are to be expected
+    assert len(set(hashes)) > FLOWS - 10  # of 100,000, 1.2 pairs alike are to be expected
     for buckets in (
         Counter(one & 63 for one in hashes),
         Counter(one >> 26 for one in hashes),
         Counter(port & 63 for port in ports),
         Counter(port % 61 for port in ports),
     ):
-        assert max(buckets.values()) / (100_000 / len(buckets)) <= 1.2
+        assert max(buckets.values()) / (FLOWS / len(buckets)) <= (1.6 if SLOW_BUILD else 1.2)
 
 
 @pytest.mark.parametrize("frame", [FRAME4, FRAME6], ids=["ipv4", "ipv6"])
@@ -404,7 +407,7 @@ def test_avalanche(wire, frame):
     rng = random.Random(1)
     first, last = (26, 38) if frame is FRAME4 else (22, 58)
     flips = Counter()
-    rounds = 400
+    rounds = 100 if SLOW_BUILD else 400
     for _ in range(rounds):
         one = frame[:first] + rng.randbytes(last - first) + frame[last:]
         plain = wire.flow_hash(one)

@@ -1,0 +1,16 @@
+from collections.abc import Mapping
+from typing import Self
+
+from typing_extensions import disjoint_base
+
+from vxlanfast._ext.batch import PacketBatch
+from vxlanfast._ext.verdict import Verdict
+
+@disjoint_base
+class Filter:
+    def __new__(cls, programs: Mapping[int, bytes], address: int, drop_verdict: int) -> Self: ...
+    def add_program(self, link: int, insns: bytes) -> None: ...
+    def process(self, batch: PacketBatch) -> tuple[int, ...]: ...
+    @property
+    def links(self) -> tuple[int, ...]: ...
+    def counters(self) -> dict[Verdict, int]: ...
