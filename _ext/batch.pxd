@@ -4,7 +4,7 @@ from libc.string cimport memcpy, memset
 
 cdef enum:
     BATCH_HEAD_LEN = 128    # bytes of private header slot a row has: VXLAN over IPv6 needs 70, twice nested 140
-    BATCH_SLACK_LEN = 128   # readable (not writable) bytes behind the arena, so that copies may round up
+    BATCH_SLACK_LEN = 128   # readable (not writable) bytes behind the arena and the heads, so that copies may round up
     BATCH_NO_HEADER = 0xFFFF
 
 

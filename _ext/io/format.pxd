@@ -31,6 +31,7 @@ cdef enum:
     PCAP_FILE_LEN = 24
     PCAP_RECORD_LEN = 16
     PCAP_RECORD_MODIFIED_LEN = 24
+    PCAP_TIME_MAX_NS = 4294967295999999999  # the last nanosecond that 32 bits of seconds say
 
     FRAME_LEN_MAX = 262144          # bytes of one frame: libpcap's and wireshark's own limit
     BLOCK_LEN_MAX = 16777216        # bytes of one pcapng block

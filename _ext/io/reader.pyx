@@ -316,7 +316,11 @@ cdef class CaptureDecoder:
         if self.row_bound:
             with nogil:
                 decode(s, c)
-        while c.n == 0 and c.n_blocks == 0 and s.fault == NULL and s.limit:
+        # The first batch is not given before an interface is known: what is written is decided from it, and must not
+        # depend on the pieces a pipe delivers. (Not for ever: a chunk of other blocks is enough.)
+        while s.fault == NULL and s.limit and c.n == 0 and (c.n_blocks == 0 or (
+                s.n_interfaces == 0 and self.rows == 0 and s.base == 0 and c.arena_len < self.chunk_len
+                and (s.need or s.at == c.arena_len))):
             # Room for a chunk, and for twice what has come where one record is larger: never for what it claims.
             want = self.chunk_len if c.arena_len < self.chunk_len else c.arena_len * 2
             batch.reserve_arena(want)

@@ -12,7 +12,7 @@ cdef enum:
 cdef struct Tunnel:
     uint8_t hdr[128]        # Ethernet, IP, UDP, VXLAN: lengths, checksums, source port and TOS zero or as fixed
     uint32_t hdr_len        # 50 or 70
-    uint64_t ip_sum         # IPv4: sum of the header as in hdr
+    uint32_t ip_sum         # IPv4: sum of the header as in hdr, folded, as a number in host order
     uint64_t udp_sum        # sum of pseudo header addresses and protocol, UDP destination port and VXLAN header
     uint32_t vni
     uint16_t sport          # fixed source port; 0: from the flow hash

@@ -9,7 +9,7 @@ from vxlanfast._ext.batch cimport (
 from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_INNER_RUNT, DROP_MTU, DROP_NO_HEADROOM, DROP_NOT_ETHERNET, DROP_TOO_LONG, VERDICT_COUNT,
 )
-from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_finish_udp, csum_short, csum_word
+from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_fold, csum_finish_udp, csum_short, csum_word
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, likely, store_be16, store_be32
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_find_l3, eth_write
 from vxlanfast._ext.wire.flow cimport flow_hash, flow_sport
@@ -28,6 +28,7 @@ from vxlanfast._ext.wire.vxlan cimport VXLAN_HDR_LEN, VXLAN_VNI_MAX, vxlan_write
 cdef enum:
     IP_DATAGRAM_MAX = 65535
     PAYLOAD_HDR_LEN = UDP_HDR_LEN + VXLAN_HDR_LEN
+    TUNNEL4_HDR_LEN = ETH_HDR_LEN + IPV4_HDR_LEN + UDP_HDR_LEN + VXLAN_HDR_LEN
 
 
 cdef inline uint8_t inner_tos(const uint8_t *p, uint32_t n) noexcept nogil:
@@ -45,7 +46,42 @@ cdef inline uint8_t inner_tos(const uint8_t *p, uint32_t n) noexcept nogil:
     return 0
 
 
-cdef inline Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident, bint is_v6,
+cdef inline uint16_t header_csum(const Tunnel *t, uint32_t tos, uint32_t total, uint32_t ident) noexcept nogil:
+    """The IPv4 header checksum: what the template sums to, and the fields that change (RFC 1071 §2)."""
+    cdef uint32_t total_sum = t.ip_sum + tos + total + ident
+    total_sum = (total_sum & 0xFFFF) + (total_sum >> 16)
+    return <uint16_t>~(total_sum + (total_sum >> 16))
+
+
+cdef inline bint encap_common(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident) noexcept nogil:
+    """What nearly every row is, in few steps: a bare Ethernet frame with room for its length in an IPv4 underlay, whose
+    MTU and UDP checksum nobody asked about. False: ``encap_row`` knows, and does the same to such a row."""
+    cdef uint32_t n = c.len[i], wire_n = c.wire_len[i], total = wire_n + TUNNEL4_HDR_LEN - ETH_HDR_LEN, tos, flow
+    cdef const uint8_t *frame = c.arena + c.off[i]
+    cdef uint8_t *p = c.head + <uint64_t>(i + 1) * BATCH_HEAD_LEN - TUNNEL4_HDR_LEN
+    if not (likely(c.link[i] == LINK_ETHERNET) and likely(c.head_len[i] == 0) and likely(n >= 34)
+            and likely(wire_n >= n) and likely(total <= IP_DATAGRAM_MAX)):
+        return False
+    flow = flow_hash(frame, n, t.seed)
+    tos = frame[15] if likely(load_be16(frame + 12) == ETH_TYPE_IPV4) else inner_tos(frame, n)
+    if t.dscp != DSCP_INHERIT:
+        tos = (t.dscp << 2) | (tos & 3)
+    if t.df:
+        ident = 0
+    memcpy(p, t.hdr, TUNNEL4_HDR_LEN)
+    p[ETH_HDR_LEN + IPV4_OFF_TOS] = <uint8_t>tos
+    store_be32(p + ETH_HDR_LEN + IPV4_OFF_TOTAL_LEN, total << 16 | (ident & 0xFFFF))
+    store_be16(p + ETH_HDR_LEN + IPV4_OFF_CSUM, header_csum(t, tos, total, ident & 0xFFFF))
+    store_be16(p + ETH_HDR_LEN + IPV4_HDR_LEN + UDP_OFF_SRC, t.sport if t.sport else flow_sport(flow))
+    store_be16(p + ETH_HDR_LEN + IPV4_HDR_LEN + UDP_OFF_LEN, <uint16_t>(total - IPV4_HDR_LEN))
+    c.flow[i] = flow
+    c.head_len[i] = TUNNEL4_HDR_LEN
+    c.wire_len[i] = wire_n + TUNNEL4_HDR_LEN
+    c.vni[i] = t.vni
+    return True
+
+
+cdef Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident, bint is_v6,
                               EncapTally *tally) noexcept nogil:
     """One row. ``is_v6`` is a constant: one body, compiled for either underlay."""
     cdef uint32_t hdr_len = ETH_HDR_LEN + (IPV6_HDR_LEN if is_v6 else IPV4_HDR_LEN) + PAYLOAD_HDR_LEN
@@ -95,8 +131,7 @@ cdef inline Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t 
         if t.df:
             ident = 0  # an atomic datagram needs none (RFC 6864 §4.1)
         store_be16(ip + IPV4_OFF_ID, <uint16_t>ident)
-        store_be16(ip + IPV4_OFF_CSUM,
-                   csum_finish(t.ip_sum + csum_word(tos) + csum_word(<uint16_t>total) + csum_word(<uint16_t>ident)))
+        store_be16(ip + IPV4_OFF_CSUM, header_csum(t, tos, total, <uint16_t>ident))
         udp = ip + IPV4_HDR_LEN
     store_be16(udp + UDP_OFF_SRC, sport)
     store_be16(udp + UDP_OFF_LEN, <uint16_t>udp_len)
@@ -120,12 +155,16 @@ cdef inline void encap_rows(Columns *columns, const Tunnel *tunnel, uint32_t ide
     # Copies that nothing points to (see decap_rows): header bytes are stored for every row, and may alias anything.
     cdef Columns c = columns[0]
     cdef Tunnel t = tunnel[0]
+    cdef bint common = not is_v6 and not t.mtu and not t.with_csum
     cdef uint64_t passed = 0
     cdef uint32_t i
     cdef Verdict v
     for i in range(c.n):
         if c.verdict[i] == PASS:
-            v = encap_row(&c, i, &t, ident + i, is_v6, tally)
+            if common and likely(encap_common(&c, i, &t, ident + i)):
+                passed += 1
+                continue
+            v = encap_row(columns, i, tunnel, ident + i, is_v6, tally)
             if likely(v == PASS):
                 passed += 1
             else:
@@ -261,7 +300,7 @@ cdef class Encap:
             ipv4_write(ip, 0, 0, 0, IPV4_DF if df else 0, ttl, IP_PROTO_UDP,
                        load_be32(<const uint8_t *><char *>src), load_be32(<const uint8_t *><char *>dst))
             store_be16(ip + IPV4_OFF_CSUM, 0)
-            t.ip_sum = csum_short(ip, IPV4_HDR_LEN)
+            t.ip_sum = csum_fold(csum_short(ip, IPV4_HDR_LEN))
             t.udp_sum = csum_short(ip + 12, 8) + csum_word(IP_PROTO_UDP)
         udp_write(udp, 0, dport, 0, 0)
         vxlan_write(udp + UDP_HDR_LEN, vni)
