@@ -164,10 +164,14 @@ def run(
             sink.abort()
             raise
         stats = collect(plans, capture, encoders, interrupted, monotonic() - began)
+        remarks = list(stats.warnings)
         if encoder.format == "pcap" and any(finer(tsresol) for _, _, tsresol, _ in capture.decoder.interfaces()):
-            stats = replace(stats, warnings=(*stats.warnings, "times are cut to microseconds; -F nsecpcap keeps more"))
+            remarks.append("times are cut to microseconds; -F nsecpcap keeps more")
+        if encoder.format != "pcapng" and ".pcapng" in sink.name:
+            remarks.append(f"{sink.name} is written as {encoder.format}, the input's format; -F pcapng changes it")
         if threads > 1 and plans[0].serial is not None:
-            stats = replace(stats, warnings=(*stats.warnings, f"one thread was used: {plans[0].serial}"))
+            remarks.append(f"one thread was used: {plans[0].serial}")
+        stats = replace(stats, warnings=tuple(remarks))
     if stats.fault is not None:
         error = CaptureError(stats.fault, path=capture.name, offset=capture.decoder.offset)
         error.stats = stats

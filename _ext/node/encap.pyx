@@ -10,6 +10,7 @@ from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_INNER_RUNT, DROP_MTU, DROP_NO_HEADROOM, DROP_NOT_ETHERNET, DROP_TOO_LONG, VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_fold, csum_finish_udp, csum_short, csum_word
+from vxlanfast._ext.wire.ecn cimport ecn_encap
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, likely, store_be16, store_be32
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_find_l3, eth_write
 from vxlanfast._ext.wire.flow cimport flow_hash, flow_sport
@@ -65,7 +66,7 @@ cdef inline bint encap_common(Columns *c, uint32_t i, const Tunnel *t, uint32_t 
     flow = flow_hash(frame, n, t.seed)
     tos = frame[15] if likely(load_be16(frame + 12) == ETH_TYPE_IPV4) else inner_tos(frame, n)
     if t.dscp != DSCP_INHERIT:
-        tos = (t.dscp << 2) | (tos & 3)
+        tos = ecn_encap(<uint8_t>(t.dscp << 2), <uint8_t>tos)
     if t.df:
         ident = 0
     memcpy(p, t.hdr, TUNNEL4_HDR_LEN)
@@ -114,10 +115,9 @@ cdef Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident, 
     # A row with headers in front (a second encapsulation) has its flow in them.
     c.flow[i] = flow_hash(frame, had if had else n, t.seed)
     sport = t.sport if t.sport else flow_sport(c.flow[i])
-    # RFC 6040 §4.1, normal mode: the outer ECN field is a copy of the inner one.
     tos = inner_tos(frame, had if had else n)
     if t.dscp != DSCP_INHERIT:
-        tos = <uint8_t>((t.dscp << 2) | (tos & 3))
+        tos = ecn_encap(<uint8_t>(t.dscp << 2), tos)
     p = row_head(c, i) - hdr_len
     memcpy(p, t.hdr, hdr_len)
     ip = p + ETH_HDR_LEN

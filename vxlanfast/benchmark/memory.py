@@ -55,6 +55,7 @@ STREAM_LEN = 64_000_000
 SLICE_S = 0.1
 #: Figures are given for so many packets.
 PER = 1_000_000
+PAGE_LEN = 4096
 
 Act = Callable[[], object]
 
@@ -197,15 +198,33 @@ class Case:
         )  # fmt: skip
 
 
-def copy_of(content: bytes | memoryview, lengths: Sequence[int]) -> tuple[Act, str]:
-    """memcpy of ``content``, packets of these lengths, into memory of its own, and what it is called."""
+def half_a_page_off(to: bytearray, content: bytes | memoryview) -> memoryview:
+    """A copy of ``content`` that lies half a page off ``to``: where libc copies best.
+
+    At the same place of their pages it copies downwards, which at 1400 bytes is half as fast from memory.
+    """
+    room = bytearray(len(content) + 2 * PAGE_LEN)
+    at = (address_of(memoryview(to)) - address_of(memoryview(room)) + PAGE_LEN // 2) % PAGE_LEN
+    placed = memoryview(room)[at : at + len(content)]
+    placed[:] = content
+    return placed
+
+
+def copy_of(content: bytes | memoryview, lengths: Sequence[int]) -> Act:
+    """memcpy of ``content``, packets of these lengths, into memory of its own."""
     probe = load_probe()
-    source, to = bytearray(content), bytearray(len(content))
+    to = bytearray(len(content))
+    source = half_a_page_off(to, content)
     if probe is not None:
         each = array("I", lengths)
-        return lambda: probe.copy_packets(to, source, each), "memcpy, packet by packet"
-    anchor = (ctypes.c_char * len(to)).from_buffer(to), (ctypes.c_char * len(source)).from_buffer(source)
-    return lambda: ctypes.memmove(*anchor, len(to)), "memmove, in one piece"
+        return lambda: probe.copy_packets(to, source, each)
+    held, kept = (ctypes.c_char * len(to)).from_buffer(to), (ctypes.c_char * len(source)).from_buffer(source)
+    return lambda: ctypes.memmove(held, kept, len(to))
+
+
+def limit_name() -> str:
+    """What ``copy_of`` is on this machine."""
+    return "memmove of all packets in one piece" if load_probe() is None else "memcpy packet by packet"
 
 
 def all_of(rewinds: Sequence[Rewind]) -> Act:
@@ -251,9 +270,9 @@ def gather_case(traffic: Traffic, block: Block, rows: int, count: int, note: str
     with encoder.pending() as written:
         if len(written) != sum(lengths):
             raise AssertionError(f"{len(written)} bytes written, {sum(lengths)} expected")
-        limit, limit_name = copy_of(written, lengths)
+        limit = copy_of(written, lengths)
     name = "encap, gathered" if count == 1 else "encap, gathered, streaming"
-    return Case(name, traffic.name, rows * count, out_len, act, undo, limit, f"{note}; limit: {limit_name}")
+    return Case(name, traffic.name, rows * count, out_len, act, undo, limit, note)
 
 
 def capture_case(verb: str, traffic: Traffic, block: Block, stream_len: int) -> Case:
@@ -287,9 +306,8 @@ def capture_case(verb: str, traffic: Traffic, block: Block, stream_len: int) -> 
     else:
         with encoder.pending() as written:
             larger = bytes(written[len(file_header()) :])
-    limit, limit_name = copy_of(larger, each)
-    what = "input" if decap else "output"
-    note = f"decode, {verb}, encode; limit: {limit_name} of the {what}"
+    limit = copy_of(larger, each)
+    note = f"read, {verb}, written; memcpy of the {'input' if decap else 'output'}"
     return Case(f"{verb}, capture to capture", traffic.name, packets, RECORD_HEADER_LEN + frame_len, act, limit=limit, note=note)
 
 
@@ -331,11 +349,11 @@ def cases(stream_len: int = STREAM_LEN) -> Iterator[Case]:
     strict = Decap(DEFAULT_PORTS, strict=True)
     yield node_case("decap, checksums verified", strict, twin, large, large.mean + OUTER_LEN, "frames read; hot")
     for traffic in (small, large):
-        yield gather_case(traffic, plain[traffic.name], HOT_ROWS[traffic.name], 1, "hot")
+        yield gather_case(traffic, plain[traffic.name], HOT_ROWS[traffic.name], 1, "hot; memcpy of the output")
     for traffic in (small, large):
         rows = HOT_ROWS[traffic.name]
         count = max(2, int(stream_len / (RECORD_HEADER_LEN + OUTER_LEN + traffic.mean) / rows))
-        yield gather_case(traffic, plain[traffic.name], rows, count, "")
+        yield gather_case(traffic, plain[traffic.name], rows, count, "memcpy of the output")
     for verb, side in (("decap", vxlan), ("encap", plain)):
         for traffic in (small, large):
             yield capture_case(verb, traffic, side[traffic.name], stream_len)

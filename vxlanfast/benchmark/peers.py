@@ -6,6 +6,7 @@ Each is a whole process, started in one and the same way, that reads a capture f
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 import sys
@@ -87,10 +88,12 @@ class Peer:
             return f"{self.module} {metadata.version(self.module)}"
         if not self.needs:
             return ""
-        said = subprocess.run([self.needs, "--version"], capture_output=True, text=True, check=False)
-        first = (said.stdout or said.stderr).partition("\n")[0].strip().rstrip(".")
-        numbers = [word.strip("()v,") for word in first.split() if word.strip("(v")[:1].isdigit()]
-        return f"{self.needs} {numbers[0]}" if numbers else self.needs
+        for option in ("--version", "-h"):
+            said = subprocess.run([self.needs, option], capture_output=True, text=True, check=False)
+            found = re.search(r"(?:version|\)|^\w+) v?(\d[\w.]*\d)", (said.stdout + said.stderr)[:200])
+            if found:
+                return f"{self.needs} {found.group(1)}"
+        return self.needs
 
 
 def our_argv(task: Task, *options: str) -> list[str]:

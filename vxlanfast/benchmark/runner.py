@@ -32,6 +32,8 @@ BUDGET_S = 120.0
 #: Processes of milliseconds need more rounds for a median.
 STARTUP_ROUNDS = 15
 STARTUP_PACKETS = 10
+#: Runs of fewer packets only show that everything works.
+TRIAL_PACKETS = 100_000
 
 Progress = Callable[[str], None]
 
@@ -58,6 +60,11 @@ class Settings:
     def packets_of(self, traffic: Traffic) -> int:
         """How many packets of this traffic."""
         return max(1, min(self.packets, traffic.packets_within(self.packets * FILE_BYTES_PER_PACKET)))
+
+    @property
+    def is_trial(self) -> bool:
+        """So few packets that the figures mean nothing: everything is done, and quickly."""
+        return self.packets < TRIAL_PACKETS
 
     def bytes_needed(self) -> int:
         """Bytes of files there are at once: two inputs, an output, and one to check it with."""
@@ -270,7 +277,7 @@ def measure_startup(settings: Settings, inputs: Inputs, progress: Progress) -> l
         commands[f"{peer.name.partition(',')[0]}, {STARTUP_PACKETS} packets"] = peer.argv(task)
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     cpu: dict[str, list[float]] = {name: [] for name in commands}
-    rounds = max(settings.rounds, STARTUP_ROUNDS) if settings.rounds > 1 else 1
+    rounds = settings.rounds if settings.is_trial else max(settings.rounds, STARTUP_ROUNDS)
     began = perf_counter()
     for number in range(rounds + 1):  # the first warms up
         if number > 1 and perf_counter() - began > settings.budget_s:
@@ -327,6 +334,7 @@ def _free(folder: Path) -> int:
 def run(settings: Settings, progress: Progress = lambda text: None) -> Report:
     """Measure what the settings ask for. ``progress`` gets a line now and then."""
     figures: list[Figure] = []
+    notes: dict[str, object] = {}
     with work_folder(settings) as folder:
         inputs = Inputs(folder)
         for name in settings.sizes:
@@ -335,9 +343,11 @@ def run(settings: Settings, progress: Progress = lambda text: None) -> Report:
                     figures += measure_files(job, TRAFFIC[name], settings, inputs, progress)
             inputs.clear()
         if "memory" in settings.jobs:
-            from vxlanfast.benchmark.memory import measure_memory
+            from vxlanfast.benchmark.memory import SLICE_S, STREAM_LEN, limit_name, measure_memory
 
-            figures += measure_memory(settings.rounds, progress)
+            slice_s, stream_len = (0.001, settings.packets * 64) if settings.is_trial else (SLICE_S, STREAM_LEN)
+            figures += measure_memory(settings.rounds, progress, slice_s=slice_s, stream_len=stream_len)
+            notes["memory_limit"] = limit_name()
         if "startup" in settings.jobs:
             figures += measure_startup(settings, inputs, progress)
         return Report(
@@ -348,6 +358,7 @@ def run(settings: Settings, progress: Progress = lambda text: None) -> Report:
                 "jobs": list(settings.jobs),
                 "files_on": machine.file_system(folder),
                 "record_header_bytes": RECORD_HEADER_LEN,
+                **notes,
             },
             figures=figures,
         )
