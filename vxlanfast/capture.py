@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.io.reader import CaptureDecoder
 from vxlanfast._ext.io.writer import CaptureEncoder
-from vxlanfast.compress import Sink, Source, open_sink, open_source
 from vxlanfast.errors import CaptureError
+from vxlanfast.sink import Sink, open_sink
+from vxlanfast.source import Source, open_source
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from vxlanfast.compress import Readable, Writable
+    from vxlanfast.ends import Readable, Writable
 
 FORMATS = ("pcap", "nsecpcap", "pcapng")
 

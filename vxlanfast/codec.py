@@ -1,6 +1,6 @@
 """gzip, zstd and lz4: recognised by content and decoded, chosen by suffix and encoded, piece by piece.
 
-The libraries are imported when the first byte needs them. What is decoded at a time is bounded, whatever the
+A library is imported when the first file needs it. What is decoded at a time is bounded, whatever the
 data asks for.
 """
 
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     Pull: TypeAlias = Callable[[memoryview], int]
-
-    Readable: TypeAlias = str | os.PathLike[str] | Reader
-    Writable: TypeAlias = str | os.PathLike[str] | Writer
-    Pull: TypeAlias = Callable[[memoryview], int]
-
-__all__ = ["Sink", "Source", "open_sink", "open_source"]
 
 PIECE_LEN = 256 * 1024  # bytes a decoder gives, and a compressor takes, at most in one go
 STORED_LEN = 64 * 1024  # bytes of compressed input asked for in one go

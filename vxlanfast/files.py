@@ -15,16 +15,16 @@ from vxlanfast._ext.table.tunnels import TunnelTable
 from vxlanfast._ext.verdict import Verdict
 from vxlanfast.addr import format_ip, merge_ranges
 from vxlanfast.capture import FORMATS, Capture, append, flush, open_capture
-from vxlanfast.compress import Sink, open_sink
 from vxlanfast.errors import CaptureError, Interrupted, SpecError
 from vxlanfast.linktypes import link_name
+from vxlanfast.sink import Sink, open_sink
 from vxlanfast.spec import DEFAULT_PORTS, TunnelSpec, check_port, compile_tunnel
 from vxlanfast.stats import OTHER, STRICT, Stats, mask
 
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from vxlanfast.compress import Readable, Writable
+    from vxlanfast.ends import Readable, Writable
     from vxlanfast.filters import PacketFilter
 
     class Node(Protocol):

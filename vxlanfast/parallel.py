@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.io.writer import CaptureEncoder
 from vxlanfast.capture import Capture, flush
-from vxlanfast.compress import Sink
+from vxlanfast.sink import Sink
 
 if TYPE_CHECKING:
     from vxlanfast.files import Plan, Watch

@@ -118,12 +118,10 @@ class Sink:
 
     def fileno_or_none(self) -> int | None:
         """The descriptor to write uncompressed data to, at its own position or behind it, without us; else None."""
-        if self._encoder is not None or self._done or type(self._file) is not io.FileIO:
+        if self._encoder is not None or self._done or self._asleep or type(self._file) is not io.FileIO:
             return None
         import fcntl
 
-        if self._asleep:
-            self._wake()
         fd = self._file.fileno()
         # Appending (``>> file``) puts bytes at the end whatever place pwrite() names.
         return None if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND else fd

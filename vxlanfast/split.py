@@ -15,14 +15,14 @@ from vxlanfast._ext.node.survey import Survey
 from vxlanfast._ext.table.tunnels import TunnelTable
 from vxlanfast.addr import format_ip
 from vxlanfast.capture import FORMATS, Capture, flush, open_capture
-from vxlanfast.compress import Sink, open_sink
 from vxlanfast.errors import CaptureError, SpecError
 from vxlanfast.files import Plan, VniSet, Watch, collect, decap_plan, make_encoder
+from vxlanfast.sink import Sink, open_sink
 from vxlanfast.spec import DEFAULT_PORTS
 from vxlanfast.stats import Stats
 
 if TYPE_CHECKING:
-    from vxlanfast.compress import Readable
+    from vxlanfast.ends import Readable
 
 FIELDS = ("vni", "src", "dst")
 

@@ -17,7 +17,7 @@ from vxlanfast.spec import DEFAULT_PORTS
 from vxlanfast.stats import Stats
 
 if TYPE_CHECKING:
-    from vxlanfast.compress import Readable
+    from vxlanfast.ends import Readable
 
 
 @dataclass(frozen=True, slots=True)

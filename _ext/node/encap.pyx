@@ -61,7 +61,7 @@ cdef inline bint encap_common(Columns *c, uint32_t i, const Tunnel *t, uint32_t 
     cdef const uint8_t *frame = c.arena + c.off[i]
     cdef uint8_t *p = c.head + <uint64_t>(i + 1) * BATCH_HEAD_LEN - TUNNEL4_HDR_LEN
     if not (likely(c.link[i] == LINK_ETHERNET) and likely(c.head_len[i] == 0) and likely(n >= 34)
-            and likely(wire_n >= n) and likely(total <= IP_DATAGRAM_MAX)):
+            and likely(wire_n >= n) and likely(wire_n <= IP_DATAGRAM_MAX + ETH_HDR_LEN - TUNNEL4_HDR_LEN)):
         return False
     flow = flow_hash(frame, n, t.seed)
     tos = frame[15] if likely(load_be16(frame + 12) == ETH_TYPE_IPV4) else inner_tos(frame, n)

@@ -1,55 +1,33 @@
-"""Bytes in, bytes out: every format, every kind of file, and every way they break."""
+"""Bytes in: every format, every kind of file, and every way they break."""
 
-import errno
 import gzip
 import io
 import os
 import random
 import re
 import socket
-import stat
 import subprocess
 import sys
 import threading
 import zlib
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.streams import KINDS, drain, lz4_frame, pack, sample, zstandard
 from tests.support import SLOW_BUILD, VERBS_ENV
-from vxlanfast import compress
-from vxlanfast.compress import open_sink, open_source
-from vxlanfast.errors import CaptureError, MissingLibraryError, OutputError
+from vxlanfast import codec
+from vxlanfast.errors import CaptureError, MissingLibraryError
+from vxlanfast.sink import open_sink
+from vxlanfast.source import open_source
 
-isal_zlib = pytest.importorskip("isal.isal_zlib")
 lz4_block = pytest.importorskip("lz4.block")
-lz4_frame = pytest.importorskip("lz4.frame")
-zstandard = pytest.importorskip("zstandard")
-
-KINDS = ("gz", "zst", "lz4")
-
-
-def sample(size: int, seed: int = 1) -> bytes:
-    """Half repeated, half random: several blocks in every format, and literals as well as matches."""
-    rng = random.Random(seed)
-    out = bytearray()
-    while len(out) < size:
-        out += bytes([rng.randrange(64)]) * rng.randrange(1, 9) + rng.randbytes(rng.randrange(4))
-    return bytes(out[:size])
-
-
-def pack(kind: str, plain: bytes) -> bytes:
-    if kind == "gz":
-        return gzip.compress(plain, 6, mtime=0)
-    if kind == "zst":
-        return zstandard.ZstdCompressor(write_checksum=True).compress(plain)
-    return lz4_frame.compress(plain, content_checksum=True, block_size=lz4_frame.BLOCKSIZE_MAX64KB)
+pytest.importorskip("isal.isal_zlib")
 
 
 def legacy(plain: bytes, block_len: int = 8 << 20) -> bytes:
-    out = bytearray(compress.LZ4_LEGACY)
+    out = bytearray(codec.LZ4_LEGACY)
     for at in range(0, len(plain), block_len):
         block = lz4_block.compress(plain[at : at + block_len], store_size=False)
         out += len(block).to_bytes(4, "little") + block
@@ -58,13 +36,6 @@ def legacy(plain: bytes, block_len: int = 8 << 20) -> bytes:
 
 def skippable(body: bytes, number: int = 0) -> bytes:
     return bytes((0x50 + number, 0x2A, 0x4D, 0x18)) + len(body).to_bytes(4, "little") + body
-
-
-def drain(source, size: int = 70_000) -> bytes:
-    out, buffer = bytearray(), bytearray(size)
-    while n := source.readinto(buffer):
-        out += buffer[:n]
-    return bytes(out)
 
 
 def drain_to_error(source, size: int = 70_000) -> tuple[bytes, str]:
@@ -107,7 +78,7 @@ class OnlyRead:
         return self.file.read(size)
 
 
-# --- reading ------------------------------------------------------------------------------------------------
+# --- formats ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -281,7 +252,7 @@ def test_lz4_legacy_alone_and_broken(tmp_path):
     assert out == plain
     assert "lz4 data is damaged" in message
     out, message = drain_to_error(
-        open_source(io.BytesIO(compress.LZ4_LEGACY + b"\x04\0\0\0\xff\xff\xff\xff"))
+        open_source(io.BytesIO(codec.LZ4_LEGACY + b"\x04\0\0\0\xff\xff\xff\xff"))
     )
     assert "lz4 data is damaged" in message
 
@@ -317,7 +288,7 @@ def test_cut_gives_every_byte_it_holds_and_then_says_so(tmp_path, kind):
         with open_source(path) as source:
             out, message = drain_to_error(source)
         assert out == decodable(kind, stored[:cut]), cut
-        assert message == f"{path}: {compress.NAMES[kind]} data ends in the middle (after {cut} bytes)"
+        assert message == f"{path}: {codec.NAMES[kind]} data ends in the middle (after {cut} bytes)"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -360,18 +331,21 @@ def test_damaged_checksum(tmp_path):
     for kind, back in (("gz", 5), ("zst", 1), ("lz4", 1)):
         stored = bytearray(pack(kind, sample(1000)))
         stored[-back] ^= 1
-        with pytest.raises(CaptureError, match=f"{compress.NAMES[kind]} data is damaged"):
+        with pytest.raises(CaptureError, match=f"{codec.NAMES[kind]} data is damaged"):
             drain(open_source(io.BytesIO(stored)))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(kind=st.sampled_from(KINDS), tail=st.binary(max_size=300), step=st.integers(1, 400))
 def test_any_bytes_behind_a_magic_number_are_read_or_named(kind, tail, step):
-    head = {"gz": compress.GZIP + b"\x08\0", "zst": compress.ZSTD, "lz4": compress.LZ4}[kind]
+    head = {"gz": codec.GZIP + b"\x08\0", "zst": codec.ZSTD, "lz4": codec.LZ4}[kind]
     try:
         drain(open_source(Trickle(head + tail, step)))
     except CaptureError as error:
         assert str(error).startswith("<Trickle>: ")
+
+
+# --- files ------------------------------------------------------------------------------------------------
 
 
 def test_plain_files(tmp_path):
@@ -443,7 +417,7 @@ def test_missing_library(tmp_path, monkeypatch, kind, module, package):
     path = tmp_path / f"x.pcap.{kind}"
     path.write_bytes(pack(kind, b"text"))
     monkeypatch.setitem(sys.modules, module, None)
-    line = f"{path}: {compress.NAMES[kind]} needs the {package} library: pip install 'vxlanfast[compress]'"
+    line = f"{path}: {codec.NAMES[kind]} needs the {package} library: pip install 'vxlanfast[compress]'"
     with pytest.raises(MissingLibraryError) as caught:
         open_source(path)
     assert str(caught.value) == line
@@ -498,34 +472,6 @@ def test_live_pipe_through_a_buffered_reader(pipe):
     buffered.detach()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_live_compressed_pipe(tmp_path, pipe, kind):
-    """What a live sink has written a live source can read, before either ends."""
-    path = tmp_path / f"fifo.{kind}"
-    os.mkfifo(path)
-    opened = []
-    thread = threading.Thread(target=lambda: opened.append(open_source(path)))
-    thread.start()
-    sink = open_sink(path)
-    thread.join()
-    (source,) = opened
-    assert sink.is_live
-    assert source.is_live
-    buffer = bytearray(100_000)
-    for piece in (b"first", b"second", sample(30_000)):
-        sink.write(piece)
-        got = b""
-        while len(got) < len(piece):
-            n = source.readinto(buffer)
-            got += buffer[:n]
-        assert got == piece
-    assert source.compression == kind
-    sink.commit()
-    assert source.readinto(buffer) == 0
-    source.close()
-    assert stat.S_ISFIFO(path.stat().st_mode)
-
-
 def test_pipe_of_a_first_byte_that_two_formats_share(pipe):
     reader, writer = pipe
     source = open_source(reader)
@@ -559,432 +505,6 @@ def test_socket_is_live():
         assert source.readinto(buffer) == 5
 
 
-def test_broken_pipe_goes_through(pipe):
-    reader, writer = pipe
-    sink = open_sink(writer)
-    reader.close()
-    with pytest.raises(BrokenPipeError):
-        sink.write(b"text")
-
-
-RUN = """
-import sys
-from vxlanfast.compress import open_sink, open_source
-source, sink = open_source(sys.argv[1]), open_sink(sys.argv[2], input_paths=[sys.argv[1]])
-buffer = bytearray(100_000)
-while n := source.readinto(buffer):
-    sink.write(buffer[:n])
-sink.commit()
-"""
-
-
-def copy(*args, **kwargs):
-    return subprocess.run(
-        [sys.executable, "-c", RUN, *map(str, args)], capture_output=True, env=VERBS_ENV, timeout=60, **kwargs
-    )
-
-
-def test_standard_streams(tmp_path):
-    plain = sample(300_000)
-    path = tmp_path / "in.pcap.zst"
-    path.write_bytes(pack("zst", plain))
-    assert copy("-", "-", input=path.read_bytes()).stdout == plain
-    with path.open("rb") as file:
-        assert copy("-", "-", stdin=file).stdout == plain
-    for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
-        assert copy("/dev/stdin", name, input=plain).stdout == plain
-    closed = subprocess.run(
-        ["sh", "-c", 'exec "$0" -c "$1" - - <&-', sys.executable, RUN],
-        capture_output=True,
-        env=VERBS_ENV,
-        text=True,
-    )
-    assert "standard input is closed" in closed.stderr.splitlines()[-1]
-
-
-def test_appending_to_standard_output_by_name(tmp_path):
-    """A file opened again by /dev/stdout would be written over from its start."""
-    path = tmp_path / "log"
-    path.write_bytes(b"before ")
-    with path.open("ab") as out:
-        subprocess.run(
-            [sys.executable, "-c", RUN, "-", "/dev/stdout"],
-            input=b"after",
-            env=VERBS_ENV,
-            stdout=out,
-            check=True,
-            timeout=60,
-        )
-    assert path.read_bytes() == b"before after"
-    with io.FileIO(path, "a") as file:
-        assert open_sink(file).fileno_or_none() is None  # pwrite() would not obey its offset
-
-
-def test_replaced_standard_streams(monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"text")))
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
-    with open_source("-") as source, open_sink("-") as sink:
-        assert source.name == "<stdin>"
-        assert sink.name == "<stdout>"
-        sink.write(drain(source))
-    assert sys.stdout.buffer.getvalue() == b"text"
-
-
-# --- writing ------------------------------------------------------------------------------------------------
-
-
-def unpack(path: Path) -> bytes:
-    stored = path.read_bytes()
-    if path.suffix == ".gz":
-        return gzip.decompress(stored)
-    if path.suffix in (".zst", ".zstd"):
-        return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(stored)).read()
-    return lz4_frame.decompress(stored) if path.suffix == ".lz4" else stored
-
-
-@pytest.mark.parametrize("suffix", [".pcap", ".gz", ".zst", ".zstd", ".lz4", ".pcap.LZ4"])
-@pytest.mark.parametrize("size", [0, 1, 1_000_000])
-def test_writes_by_suffix(tmp_path, suffix, size):
-    plain = sample(size)
-    path = tmp_path / f"out{suffix}"
-    with open_sink(path) as sink:
-        assert (sink.fileno_or_none() is not None) == (suffix == ".pcap")
-        assert not sink.is_live
-        for at in range(0, size, 333_333):
-            sink.write(memoryview(plain)[at : at + 333_333])
-    if suffix == ".pcap.LZ4":
-        assert lz4_frame.decompress(path.read_bytes()) == plain
-    else:
-        assert unpack(path) == plain
-    with open_source(path) as source:
-        assert drain(source) == plain
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_same_bytes_whatever_the_pieces(tmp_path, kind):
-    plain = sample(1_000_000)
-    stored = set()
-    for step in (777, 65_536, 300_000, 1_000_000):
-        path = tmp_path / f"{step}.{kind}"
-        with open_sink(path) as sink:
-            for at in range(0, len(plain), step):
-                sink.write(plain[at : at + step])
-        stored.add(path.read_bytes())
-    assert len(stored) == 1
-
-
-def test_levels(tmp_path):
-    plain = sample(300_000)
-    for kind, levels in compress.LEVELS.items():
-        for level in (levels[0], levels[-1]):
-            path = tmp_path / f"{level}.{kind}"
-            with open_sink(path, level=level) as sink:
-                sink.write(plain)
-            with open_source(path) as source:
-                assert drain(source) == plain
-        with pytest.raises(ValueError, match=f"{compress.NAMES[kind]} level 99: "):
-            open_sink(tmp_path / f"x.{kind}", level=99)
-
-
-def test_name_comes_at_the_end(tmp_path):
-    path = tmp_path / "out.pcap"
-    path.write_bytes(b"old")
-    sink = open_sink(path)
-    sink.write(b"new")
-    (part,) = (p for p in tmp_path.iterdir() if p != path)
-    assert part.name.startswith(".out.pcap.")
-    assert part.name.endswith(".part")
-    assert path.read_bytes() == b"old"
-    sink.commit()
-    sink.commit()
-    sink.abort()
-    assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ValueError, match="after its end"):
-        sink.write(b"more")
-    assert sink.fileno_or_none() is None
-
-
-@pytest.mark.parametrize("suffix", [".pcap", ".gz", ".zst", ".lz4"])
-def test_suspended_between_writes(tmp_path, suffix):
-    """More files than descriptors: closed in between, and one stream in the end."""
-    before = len(os.listdir("/proc/self/fd"))
-    sinks = [open_sink(tmp_path / f"{i}{suffix}") for i in range(5)]
-    for _ in range(3):
-        for i, sink in enumerate(sinks):
-            sink.write(sample(1000, i))
-            sink.suspend()
-            sink.suspend()
-    assert len(os.listdir("/proc/self/fd")) == before
-    sinks[1].write(b"and more")
-    sinks[2].abort()
-    sinks[3].fileno_or_none()
-    for sink in sinks:
-        sink.commit()
-        sink.suspend()
-        with pytest.raises(ValueError, match="after its end"):
-            sink.write(b"too late")
-    assert len(os.listdir("/proc/self/fd")) == before
-    assert {p.name for p in tmp_path.iterdir()} == {f"{i}{suffix}" for i in (0, 1, 3, 4)}
-    for i in (0, 1, 3, 4):
-        with open_source(tmp_path / f"{i}{suffix}") as source:
-            assert drain(source) == sample(1000, i) * 3 + b"and more" * (i == 1)
-    memory = io.BytesIO()
-    sink = open_sink(memory)
-    sink.suspend()
-    sink.write(b"objects stay open")
-    assert memory.getvalue() == b"objects stay open"
-
-
-def test_suspended_and_gone(tmp_path):
-    sink = open_sink(tmp_path / "out")
-    sink.suspend()
-    next(tmp_path.iterdir()).unlink()
-    with pytest.raises(OutputError, match="No such file or directory"):
-        sink.write(b"text")
-    with pytest.raises(OutputError, match="No such file or directory"):
-        sink.commit()
-
-
-def test_abort_leaves_nothing(tmp_path):
-    path = tmp_path / "out.pcap.gz"
-    for old in (None, b"old"):
-        if old is not None:
-            path.write_bytes(old)
-        sink = open_sink(path)
-        sink.write(b"new")
-        sink.abort()
-        assert [p.read_bytes() for p in tmp_path.iterdir()] == ([] if old is None else [old])
-        with pytest.raises(KeyError), open_sink(path) as sink:
-            sink.write(b"new")
-            raise KeyError
-        open_sink(path)  # forgotten
-        assert [p.read_bytes() for p in tmp_path.iterdir()] == ([] if old is None else [old])
-
-
-def test_modes(tmp_path):
-    before = os.umask(0o027)
-    try:
-        path = tmp_path / "out"
-        with open_sink(path) as sink:
-            sink.write(b"1")
-        assert stat.S_IMODE(path.stat().st_mode) == 0o640
-        path.chmod(0o606)
-        with open_sink(path) as sink:
-            sink.write(b"2")
-        assert stat.S_IMODE(path.stat().st_mode) == 0o606
-        assert path.read_bytes() == b"2"
-    finally:
-        os.umask(before)
-
-
-def test_symbolic_links_stay(tmp_path):
-    (tmp_path / "there").mkdir()
-    target, link = tmp_path / "there" / "target", tmp_path / "link"
-    link.symlink_to("there/target")
-    for text in (b"into nothing", b"over something"):
-        with open_sink(link) as sink:
-            sink.write(text)
-            assert len(list((tmp_path / "there").glob(".target.*.part"))) == 1
-        assert link.is_symlink()
-        assert target.read_bytes() == text
-    loop = tmp_path / "loop"
-    loop.symlink_to("loop")
-    with pytest.raises(OutputError, match="symbolic links"):
-        open_sink(loop)
-
-
-def test_change_of_directory_in_between(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    sink = open_sink("out")
-    sink.write(b"text")
-    monkeypatch.chdir("/")
-    sink.commit()
-    assert (tmp_path / "out").read_bytes() == b"text"
-
-
-def test_never_over_the_input(tmp_path):
-    path, hard, soft = (tmp_path / name for name in ("in", "hard", "soft"))
-    path.write_bytes(b"precious")
-    hard.hardlink_to(path)
-    soft.symlink_to(path)
-    for out in (path, hard, soft, tmp_path / "." / "in"):
-        for source in (path, hard, soft):
-            with pytest.raises(OutputError) as caught:
-                open_sink(out, input_paths=["-", "missing", str(source)])
-            assert str(caught.value) == f"{out} is the input {source}: choose another name"
-    with path.open("rb") as file, pytest.raises(OutputError, match=f"soft is the input {path}"):
-        open_sink(soft, input_paths=[io.BytesIO(), file])
-    assert path.read_bytes() == b"precious"
-    assert len(list(tmp_path.iterdir())) == 3
-    with path.open("rb") as file:
-        done = copy("-", soft, stdin=file)
-    assert done.returncode == 1
-    with path.open("ab") as file:
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, str(path), "-"], stdout=file, stderr=subprocess.PIPE, env=VERBS_ENV
-        )
-    assert b"<stdout> is the input" in done.stderr
-    assert path.read_bytes() == b"precious"
-
-
-def test_fifos_and_devices_are_written_as_they_are(tmp_path):
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    got = []
-
-    def read():
-        with open_source(fifo) as source:
-            got.append(drain(source))
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    with open_sink(fifo) as sink:
-        assert sink.is_live
-        sink.write(b"text")
-    thread.join()
-    assert got == [b"text"]
-    assert list(tmp_path.iterdir()) == [fifo]
-    with open_sink("/dev/null") as sink:
-        assert not sink.is_live
-        sink.write(b"text")
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-def test_disk_full(tmp_path):
-    sink = open_sink("/dev/full")
-    with pytest.raises(OutputError) as caught:
-        sink.write(b"text")
-    assert str(caught.value) == "/dev/full: No space left on device (after 0 bytes)"
-    assert caught.value.errno == errno.ENOSPC
-    assert caught.value.filename == "/dev/full"
-    sink.abort()
-    link = tmp_path / "full.gz"
-    link.symlink_to("/dev/full")
-    sink = open_sink(link)
-    sink.write(b"text")
-    with pytest.raises(OutputError, match="No space left on device"):
-        sink.commit()
-    file = open("/dev/full", "wb")  # noqa: SIM115 - closing it fails, and is to
-    sink = open_sink(file)
-    sink.write(b"text")
-    with pytest.raises(OutputError, match="No space left on device"):
-        sink.commit()
-    with pytest.raises(OSError, match="No space left on device"):
-        file.close()
-
-
-class Short(io.RawIOBase):
-    """Takes three bytes at a time, and is full after ten."""
-
-    def __init__(self) -> None:
-        self.taken = b""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, buffer) -> int:
-        if len(self.taken) >= 9:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.taken += bytes(buffer[:3])
-        return min(3, len(buffer))
-
-
-def test_short_writes():
-    file = Short()
-    sink = open_sink(file)
-    sink.write(b"12345678")
-    assert file.taken == b"12345678"
-    with pytest.raises(OutputError) as caught:
-        sink.write(b"9abcdef")
-    assert str(caught.value) == "<Short>: No space left on device (after 11 bytes)"
-
-
-def test_failed_is_for_those_who_write_to_the_descriptor(tmp_path):
-    sink = open_sink(tmp_path / "out")
-    failure = sink.failed(OSError(errno.EDQUOT, "Disk quota exceeded"), 100)
-    assert str(failure) == f"{tmp_path / 'out'}: Disk quota exceeded (after 100 bytes)"
-    assert failure.errno == errno.EDQUOT
-    gone = BrokenPipeError(errno.EPIPE, "Broken pipe")
-    assert sink.failed(gone) is gone
-    sink.abort()
-
-
-class Plain:
-    """The least a file object can be."""
-
-    def __init__(self) -> None:
-        self.got = b""
-
-    def write(self, buffer) -> None:
-        self.got += buffer
-
-
-def test_output_objects():
-    file = Plain()
-    with open_sink(file) as sink:
-        sink.write(b"text")
-        sink.write(bytearray(b" and more"))
-    assert file.got == b"text and more"
-    memory = io.BytesIO()
-    with open_sink(memory) as sink:
-        sink.write(b"text")
-    assert memory.getvalue() == b"text"
-    for wrong in (3, None, b"bytes are no path"):
-        with pytest.raises(TypeError, match="a path, '-' or a binary file object"):
-            open_sink(wrong)
-
-
-def test_unwritable(tmp_path):
-    with pytest.raises(OutputError) as caught:
-        open_sink(tmp_path / "no" / "out")
-    assert str(caught.value) == f"{tmp_path}/no/out: there is no directory {tmp_path}/no"
-    assert caught.value.errno == errno.ENOENT
-    for out in (tmp_path, f"{tmp_path}/new/"):
-        with pytest.raises(OutputError) as caught:
-            open_sink(out)
-        assert str(caught.value) == f"{out}: Is a directory"
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="Not a directory"):
-        open_sink(tmp_path / "file" / "out")
-    for out in ("", "nul\0byte"):
-        with pytest.raises(OutputError, match="not a file name"):
-            open_sink(out)
-    with pytest.raises(OutputError, match="File name too long"):
-        open_sink(tmp_path / ("x" * 256))
-    long = tmp_path / ("x" * 255)
-    with open_sink(long) as sink:
-        sink.write(b"text")
-    assert long.read_bytes() == b"text"
-    with pytest.raises(OutputError, match="Bad file descriptor"):
-        open_sink("/dev/fd/987")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_permissions(tmp_path):
-    closed = tmp_path / "closed"
-    closed.mkdir()
-    closed.chmod(0o555)
-    with pytest.raises(OutputError, match="Permission denied"):
-        open_sink(closed / "out")
-    kept = tmp_path / "kept"
-    kept.touch(0o444)
-    with pytest.raises(OutputError, match="Permission denied"):
-        open_sink(kept)
-
-
-def test_a_name_that_cannot_be_taken_says_where_the_data_is(tmp_path):
-    path = tmp_path / "out"
-    sink = open_sink(path)
-    sink.write(b"hours of work")
-    path.mkdir()
-    with pytest.raises(OutputError) as caught:
-        sink.commit()
-    part = str(caught.value).split("; the data is in ")[1]
-    assert Path(part).read_bytes() == b"hours of work"
-
-
 # --- promises -----------------------------------------------------------------------------------------------
 
 
@@ -992,17 +512,18 @@ def test_import_is_light():
     """Libraries are for those who need them; a small file is done before typing is imported."""
     code = (
         "import sys; before = set(sys.modules); import vxlanfast.errors; mid = set(sys.modules);"
-        "import vxlanfast.compress; print(*sorted(set(sys.modules) - mid))"
+        "import vxlanfast.source, vxlanfast.sink; print(*sorted(set(sys.modules) - mid))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, env=VERBS_ENV, text=True, check=True, timeout=60
     )
-    assert set(done.stdout.split()) <= {"vxlanfast.compress", "binascii", "errno"}
+    ours = {f"vxlanfast.{name}" for name in ("source", "sink", "codec", "ends")}
+    assert set(done.stdout.split()) <= {*ours, "binascii", "errno"}
 
 
 BOMB = """
 import resource, sys, tracemalloc
-from vxlanfast.compress import open_source
+from vxlanfast.source import open_source
 kind, path = sys.argv[1:]
 source = open_source(path)
 buffer = bytearray(128 * 1024)
@@ -1024,7 +545,7 @@ def test_memory_is_bounded(tmp_path, kind):
     path = tmp_path / "bomb"
     if kind == "legacy":
         block = lz4_block.compress(zeros, store_size=False)
-        path.write_bytes(compress.LZ4_LEGACY + (len(block).to_bytes(4, "little") + block) * (size >> 23))
+        path.write_bytes(codec.LZ4_LEGACY + (len(block).to_bytes(4, "little") + block) * (size >> 23))
     else:
         named = tmp_path / f"bomb.{'gz' if kind == 'zlib' else kind}"
         with open_sink(named, level={"gz": 1, "zlib": 9, "zst": 19, "lz4": 0}[kind]) as sink:
