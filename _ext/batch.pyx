@@ -249,8 +249,11 @@ cdef class PacketBatch:
 
     def assign_ports(self, ports):
         """Where a row's ``port_out`` is a number n above 0, put ``ports[n - 1] + 1`` (``noted`` rows: an interface)."""
-        cdef uint32_t i, n = len(ports)
+        cdef uint32_t i, n
         cdef uint16_t table[65536]
+        if len(ports) > 65536:
+            raise ValueError(f"{len(ports)} ports: at most 65536")
+        n = len(ports)
         for i in range(n):
             table[i] = ports[i] + 1
         for i in range(self.c.n):

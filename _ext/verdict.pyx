@@ -37,4 +37,7 @@ SENTENCES = {
 
 def sentence(verdict: int) -> str:
     """The one human sentence of ``verdict``. ValueError for a number that is no verdict."""
-    return SENTENCES[Verdict(verdict)]
+    text = SENTENCES.get(verdict)
+    if text is None:
+        raise ValueError(f"{verdict} is no verdict")
+    return text

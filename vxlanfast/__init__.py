@@ -30,24 +30,33 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from vxlanfast._ext.batch import PacketBatch
-    from vxlanfast._ext.verdict import Verdict
-    from vxlanfast.capture import Capture, CaptureWriter, open_capture
-    from vxlanfast.errors import (
-        CaptureError,
-        FilterError,
-        MissingLibraryError,
-        NotVxlan,
-        OutputError,
-        SpecError,
-        VxlanFastError,
-    )
-    from vxlanfast.files import decap_file, encap_file, restore_file
-    from vxlanfast.frame import Decapsulated, Outer, decap, decap_batch, encap, encap_batch, encap_with
-    from vxlanfast.spec import TunnelSpec
-    from vxlanfast.split import split_file
-    from vxlanfast.stats import Stats
-    from vxlanfast.survey import Survey, survey_file
+    from vxlanfast._ext.batch import PacketBatch as PacketBatch
+    from vxlanfast._ext.verdict import Verdict as Verdict
+    from vxlanfast.capture import Capture as Capture
+    from vxlanfast.capture import CaptureWriter as CaptureWriter
+    from vxlanfast.capture import open_capture as open_capture
+    from vxlanfast.errors import CaptureError as CaptureError
+    from vxlanfast.errors import FilterError as FilterError
+    from vxlanfast.errors import MissingLibraryError as MissingLibraryError
+    from vxlanfast.errors import NotVxlan as NotVxlan
+    from vxlanfast.errors import OutputError as OutputError
+    from vxlanfast.errors import SpecError as SpecError
+    from vxlanfast.errors import VxlanFastError as VxlanFastError
+    from vxlanfast.files import decap_file as decap_file
+    from vxlanfast.files import encap_file as encap_file
+    from vxlanfast.files import restore_file as restore_file
+    from vxlanfast.frame import Decapsulated as Decapsulated
+    from vxlanfast.frame import Outer as Outer
+    from vxlanfast.frame import decap as decap
+    from vxlanfast.frame import decap_batch as decap_batch
+    from vxlanfast.frame import encap as encap
+    from vxlanfast.frame import encap_batch as encap_batch
+    from vxlanfast.frame import encap_with as encap_with
+    from vxlanfast.spec import TunnelSpec as TunnelSpec
+    from vxlanfast.split import split_file as split_file
+    from vxlanfast.stats import Stats as Stats
+    from vxlanfast.survey import Survey as Survey
+    from vxlanfast.survey import survey_file as survey_file
 
 
 def __getattr__(name: str) -> object:

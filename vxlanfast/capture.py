@@ -44,7 +44,7 @@ class Capture:
         return None if fault is None else f"{self.name}: {fault[0]} (at byte {fault[1]})"
 
     def fill(self, batch: PacketBatch) -> int:
-        """The next rows (and other blocks) in place of those of ``batch``; 0 at the end, or at a fault: see ``fault``."""
+        """The next rows (and blocks) in place of those of ``batch``; 0 at the end, or at a fault: see ``fault``."""
         return self.decoder.fill(batch, self.source.readinto)
 
     def batches(self) -> Iterator[PacketBatch]:
@@ -129,8 +129,9 @@ def flush(encoder: CaptureEncoder, sink: Sink) -> None:
 
 def append(encoder: CaptureEncoder, sink: Sink, batch: PacketBatch, *, flush: bool) -> None:
     """Encode a batch, writing whenever enough has gathered; ``flush``: in any case."""
-    start: int | None = 0
-    while (start := encoder.encode(batch, start)) is not None:
+    at = 0
+    while (rest := encoder.encode(batch, at)) is not None:
+        at = rest
         sink.write(encoder.pending())
         encoder.clear()
     if flush or encoder.full:

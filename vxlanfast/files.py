@@ -192,12 +192,13 @@ def _run_serial(
     live = sink.is_live or capture.source.is_live
     ordinal = 0
     while filled:
+        packets = len(batch)  # fragmentation adds rows
         for step in plan.steps:
             step(batch, ordinal)
         if plan.before_write is not None:
             plan.before_write(capture, encoder, sink, batch)
         append(encoder, sink, batch, flush=live)
-        ordinal += len(batch)
+        ordinal += packets
         if watch is not None and watch(ordinal, capture.source.position(), capture.source.size):
             return True
         try:
@@ -305,7 +306,8 @@ def decap_plan(
         raise SpecError(f"meta = {meta!r}: none, comment or interface")
     if levels is not None and not 1 <= levels <= 255:
         raise SpecError(f"levels = {levels}: 1 to 255, or all")
-    decap = Decap([check_port(port) for port in ports], vnis=vni_ranges(vni), levels=levels or 0, strict=strict, peek=peek)
+    ports = [check_port(port) for port in ports]
+    decap = Decap(ports, vnis=vni_ranges(vni), levels=levels or 0, strict=strict, peek=peek)
     plan = Plan("decap", [], [])
     outer_filter = _filters(outer, Verdict.DROP_FILTER_OUTER)
     inner_filter = _filters(inner, Verdict.DROP_FILTER_INNER)
@@ -486,7 +488,8 @@ def _encap_warnings(plan: Plan, tunnel: TunnelSpec, stats: Stats) -> list[str]:
         warnings.append(f"{over:,} packets are over the MTU of {tunnel.mtu} bytes with their new headers")
     if stats.details["no_csum"]:
         number = stats.details["no_csum"]
-        warnings.append(f"{number:,} frames are cut by the snaplen: their outer UDP checksum cannot be computed, 0 is sent")
+        what = "frames are cut by the snaplen: their outer UDP checksum cannot be computed, 0 is sent"
+        warnings.append(f"{number:,} {what}")
     return warnings
 
 
@@ -505,7 +508,10 @@ def encap_file(
 
     The other arguments and errors are those of ``decap_file``.
     """
-    return run(lambda: encap_plan(tunnel, inner=inner), source, target, format=format, count=count, threads=threads, watch=watch)
+    return run(
+        lambda: encap_plan(tunnel, inner=inner), source, target, format=format, count=count, threads=threads,
+        watch=watch,
+    )  # fmt: skip
 
 
 def restore_file(

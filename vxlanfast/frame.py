@@ -15,8 +15,11 @@ from vxlanfast.errors import NotVxlan
 from vxlanfast.spec import DEFAULT_PORTS, TunnelSpec, compile_tunnel
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined]
     from typing import Any
+
+    from typing_extensions import Buffer
+
+    from vxlanfast._ext.node.encap import Encap
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ def _decap_node(ports: tuple[int, ...], strict: bool, levels: int = 1) -> Decap:
 
 
 @lru_cache(maxsize=64)
-def _encap_node(tunnel: TunnelSpec) -> Any:
+def _encap_node(tunnel: TunnelSpec) -> Encap:
     return compile_tunnel(tunnel)
 
 
@@ -110,6 +113,8 @@ def encap_with(tunnel: TunnelSpec, frame: Buffer) -> bytes:
     _encap_node(tunnel).process(batch)
     if batch.verdict[0]:
         raise ValueError(f"a frame of {len(memoryview(frame))} bytes: {sentence(batch.verdict[0])}")
+    if len(batch) > 1:
+        raise ValueError(f"a frame of {len(memoryview(frame))} bytes: {len(batch)} fragments are no one packet")
     return bytes(batch.frame(0))
 
 
@@ -121,5 +126,8 @@ def decap_batch(
 
 
 def encap_batch(batch: PacketBatch, tunnel: TunnelSpec, *, ordinal: int = 0) -> PacketBatch:
-    """Put the tunnel's headers in front of every row that passed. ``ordinal``: rows before this batch, for the IPv4 ids."""
+    """Put the tunnel's headers in front of every row that passed.
+
+    ``ordinal``: rows before this batch, for the IPv4 identifications.
+    """
     return _encap_node(tunnel).process(batch, ordinal)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vxlanfast.addr import VNI_MAX, mac_of_ip, parse_ip, parse_mac
 from vxlanfast.errors import SpecError
+
+if TYPE_CHECKING:
+    from vxlanfast._ext.node.encap import Encap
 
 #: UDP destination ports taken for VXLAN: IANA's, and Linux's default from before there was one.
 DEFAULT_PORTS = (4789, 8472)
@@ -89,7 +93,7 @@ class TunnelSpec:
         return self.udp_csum == "on" or (self.udp_csum == "auto" and self.overhead == 70)
 
 
-def compile_tunnel(spec: TunnelSpec) -> object:
+def compile_tunnel(spec: TunnelSpec) -> Encap:
     """The live encapsulation node of a spec."""
     from vxlanfast._ext.node.encap import Encap
 

@@ -44,7 +44,8 @@ def check_pattern(pattern: str) -> None:
         raise SpecError(f"pattern {pattern!r}: {error}") from None
     for name in names:
         if name not in FIELDS:
-            raise SpecError(f"pattern {pattern!r}: {{{name}}} is none of {', '.join('{%s}' % f for f in FIELDS)}")
+            known = ", ".join(f"{{{field}}}" for field in FIELDS)
+            raise SpecError(f"pattern {pattern!r}: {{{name}}} is none of {known}")
     if not names:
         raise SpecError(f"pattern {pattern!r}: name a field to split by, such as out-{{vni}}.pcap")
 
@@ -108,7 +109,7 @@ class Outputs:
         return output
 
     def take_blocks(self, batch: PacketBatch) -> None:
-        """Sections, interfaces and other blocks go to every file; a file begun later starts with the first two kinds."""
+        """Blocks that are no packets go to every file; a file begun later starts with its section and interfaces."""
         if not self.carry:
             return
         big = self.capture.decoder.big_endian
@@ -125,8 +126,8 @@ class Outputs:
     def write(self, path: str, batch: PacketBatch, first: int, end: int) -> None:
         """Rows of the batch's leaving order to one file."""
         output = self.get(path)
-        at: int | None = first
-        while (at := output.encoder.encode(batch, at, end, blocks=False)) is not None:
+        while (rest := output.encoder.encode(batch, first, end, blocks=False)) is not None:
+            first = rest
             flush(output.encoder, output.sink)
         if output.encoder.full:
             flush(output.encoder, output.sink)
@@ -159,7 +160,7 @@ def split_file(
     count: int | None = None,
     watch: Watch | None = None,
 ) -> tuple[Stats, dict[str, int]]:
-    """Sort the VXLAN packets of a capture into files by ``pattern``, such as ``out-{vni}.pcap`` or ``{src}-{dst}.pcap``.
+    """Sort the VXLAN packets of a capture into files by ``pattern``, such as ``out-{vni}.pcap``.
 
     Packets stay as they are, or lose their VXLAN with ``decap``; those that are not VXLAN go to the file of the name
     "other" with ``other="keep"``. The rest is as for ``decap_file``. Returns what was done, and packets by path.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from vxlanfast._ext.verdict import SENTENCES, Verdict
 
-#: Verdicts that mean "not VXLAN", which ``--other`` decides on; the strict policy's and filters' drops are not among them.
+#: Verdicts that mean "not VXLAN", which ``--other`` decides on; what the strict policy and filters drop is not.
 OTHER = tuple(v for v in Verdict if 0 < v < Verdict.DROP_RESERVED)
 STRICT = tuple(v for v in Verdict if Verdict.DROP_RESERVED <= v <= Verdict.DROP_UDP_NO_CSUM)
 
@@ -23,7 +23,8 @@ class Stats:
 
     ``packets``: read. ``passed``: decapsulated or encapsulated. ``kept``: written as they were. ``written``: rows in
     the output (fragments count each). ``others``: packets that were not VXLAN, kept or not;
-    ``unsupported``: of them, those of an unsupported link type; ``strict_drops``: for what only the strict policy minds. ``seconds``: of wall time.
+    ``unsupported``: of them, those of an unsupported link type; ``strict_drops``: for what only the strict policy
+    minds. ``seconds``: of wall time.
     ``warnings``: sentences a person should see. ``fault``: what ended the input early, or None.
     """
 

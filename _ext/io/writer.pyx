@@ -606,6 +606,7 @@ cdef class CaptureEncoder:
             self.room(want if want else EPB_LEN_MIN + FRAME_LEN_MAX + BATCH_HEAD_LEN + COPY_SLACK)
         elif want > t.cap:
             self.room(want)
+        t.led = True  # the next call goes on behind the blocks that are in, also where no row is yet
         return k
 
     def encode_all(self, PacketBatch batch not None):

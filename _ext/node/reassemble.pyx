@@ -4,7 +4,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from vxlanfast._ext.batch cimport Columns, PacketBatch, batch_grow_arena
 from vxlanfast._ext.table.fragments cimport (
-    FRAG_COMPLETE, FRAG_DUPLICATE, FRAG_HELD, FRAG_OVERLAP, FragKey, FragmentTable, FragResult,
+    FRAG_COMPLETE, FRAG_DATAGRAM_MAX, FRAG_DUPLICATE, FRAG_HELD, FRAG_OVERLAP, FragKey, FragmentTable, FragResult,
 )
 from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_FRAGMENT_BAD, DROP_FRAGMENT_DUPLICATE, DROP_FRAGMENT_HELD, DROP_FRAGMENT_OVERLAP,
@@ -14,7 +14,7 @@ from vxlanfast._ext.wire.csum cimport csum_finish, csum_short
 from vxlanfast._ext.wire.endian cimport store_be16
 from vxlanfast._ext.wire.ip cimport IpPacket, ip_parse
 from vxlanfast._ext.wire.ipv4 cimport (
-    IP_PROTO_AH, IP_PROTO_UDP, IPV4_OFF_CSUM, IPV4_OFF_FRAG, IPV4_OFF_SRC, IPV4_OFF_TOTAL_LEN, ipv4_hdr_len,
+    IP_PROTO_AH, IP_PROTO_DSTOPTS, IP_PROTO_UDP, IPV4_OFF_CSUM, IPV4_OFF_FRAG, IPV4_OFF_SRC, IPV4_OFF_TOTAL_LEN, ipv4_hdr_len,
 )
 from vxlanfast._ext.wire.ipv6 cimport (
     IPV6_FRAG_HDR_LEN, IPV6_HDR_LEN, IPV6_OFF_NEXT, IPV6_OFF_PAYLOAD_LEN, IPV6_OFF_SRC,
@@ -57,7 +57,10 @@ cdef Verdict reassemble_row(Columns *c, uint32_t i, FragmentTable table, bint *n
         wire_n = n
     if link_find_l3(c.link[i], p, n, &ethertype, &l3) != PASS:
         return PASS
-    if ip_parse(ethertype, p + l3, n - l3, wire_n - l3, &ip) != PASS or not ip.is_fragment or ip.proto != IP_PROTO_UDP:
+    if ip_parse(ethertype, p + l3, n - l3, wire_n - l3, &ip) != PASS or not ip.is_fragment:
+        return PASS
+    # Behind an IPv6 fragment header options may stand in front of UDP; only the first fragment shows what follows.
+    if ip.proto != IP_PROTO_UDP and (ip.version == 4 or ip.proto != IP_PROTO_DSTOPTS):
         return PASS
     if l3 + ip.end > n:
         return DROP_FRAGMENT_BAD
@@ -70,6 +73,10 @@ cdef Verdict reassemble_row(Columns *c, uint32_t i, FragmentTable table, bint *n
     else:
         memcpy(key.addrs, p + l3 + IPV6_OFF_SRC, 32)
         ip.l4 = ip.fragment + IPV6_FRAG_HDR_LEN
+    # Longer than a length field can say when it is whole (RFC 8200 §4.5; over IPv4 the ping of death).
+    size = ip.frag_offset + ip.end - ip.l4 + (ip.l4 if ip.version == 4 else ip.fragment - IPV6_HDR_LEN)
+    if size > FRAG_DATAGRAM_MAX:
+        return DROP_FRAGMENT_BAD
     result = table.add(&key, ip.frag_offset, p + l3 + ip.l4, ip.end - ip.l4, ip.frag_more, p, l3 + ip.l4, l3,
                        l3 + ip.fragment if ip.fragment else 0, c.ts_ns[i])
     if result == FRAG_HELD:

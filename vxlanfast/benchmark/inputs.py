@@ -1,7 +1,8 @@
 """Captures to measure with: the same frames plain and in VXLAN, from a fixed seed, in constant memory.
 
-A block of records is made once and written again and again, a second later each time. Its flows differ in addresses,
-ports and protocol, and their tunnels in VNI and source port, so that no branch and no cache line sees one packet only.
+A block of records is made once and written again and again, a second later each time. Its flows differ in
+addresses, ports and protocol, and their tunnels in VNI and source port, so that no branch and no cache line
+sees one packet only.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ TRAFFIC = {
 
 def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071) of an even number of bytes."""
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -173,7 +174,9 @@ class Block:
         self.period_starts = self.starts[: len(traffic.lengths)]
 
     def set_second(self, second: int) -> None:
-        """Put ``second`` into every record: a strided copy per byte and place in the period, no loop over records."""
+        """Put ``second`` into every record: a strided copy per byte and place in the period, no loop over
+        records.
+        """
         for number, value in enumerate(struct.pack("<I", second)[:3]):  # the upper byte never changes
             column = bytes([value]) * self.periods
             for start in self.period_starts:
@@ -194,7 +197,9 @@ def blocks(traffic: Traffic, *, seed: int = 1) -> tuple[Block, Block]:
     """The block of plain records, and its twin in VXLAN."""
     count = BLOCK_RECORDS // len(traffic.lengths) * len(traffic.lengths)
     pairs = make_frames(traffic, count, seed=seed)
-    return Block(traffic, [inner for _, inner in pairs]), Block(traffic, [outer + inner for outer, inner in pairs])
+    return Block(traffic, [inner for _, inner in pairs]), Block(
+        traffic, [outer + inner for outer, inner in pairs]
+    )
 
 
 def write_twins(plain: Path, vxlan: Path, traffic: Traffic, packets: int, *, seed: int = 1) -> None:

@@ -22,7 +22,11 @@ def _first_match(path: str, pattern: str) -> str | None:
 
 def cpu() -> str:
     """The processor's own name."""
-    return _first_match("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine()
+    return (
+        _first_match("/proc/cpuinfo", r"^model name\s*:\s*(.+)$")
+        or platform.processor()
+        or platform.machine()
+    )
 
 
 def compiler() -> str:

@@ -1,12 +1,14 @@
-"""In memory, on one core: the nodes over batches as a Python program calls them, beside memcpy of the same bytes.
+"""In memory, on one core: the nodes over batches as a Python program calls them, beside memcpy of the same
+bytes.
 
-A node changes the batch it is given, so before each call the columns are put back as they were, outside the timing.
-"Hot" is one batch again and again, in the core's own caches; "streaming" goes through more memory than any cache holds.
-"Gathered": headers and frames are written into one buffer without gaps, as every file and socket wants them, with the
-16 bytes of a capture record in front of each.
+A node changes the batch it is given, so before each call the columns are put back as they were, outside the
+timing. "Hot" is one batch again and again, in the core's own caches; "streaming" goes through more memory
+than any cache holds. "Gathered": headers and frames are written into one buffer without gaps, as every file
+and socket wants them, with the 16 bytes of a capture record in front of each.
 
-memcpy copies the same bytes, packet by packet, in C: that loop is ``bench/probe.pyx``, compiled when it is needed. Where
-the source tree or a compiler is missing it is one memmove over all of them, which has no packets to tell apart.
+memcpy copies the same bytes, packet by packet, in C: that loop is ``bench/probe.pyx``, compiled when it is
+needed. Where the source tree or a compiler is missing it is one memmove over all of them, which has no
+packets to tell apart.
 """
 
 from __future__ import annotations
@@ -64,9 +66,10 @@ class _PyBuffer(ctypes.Structure):
     """CPython's ``Py_buffer``, to learn where a read-only view lies."""
 
     _fields_ = (
-        ("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t), ("itemsize", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int), ("ndim", ctypes.c_int), ("format", ctypes.c_char_p), ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p), ("suboffsets", ctypes.c_void_p), ("internal", ctypes.c_void_p),
+        ("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t), ("readonly", ctypes.c_int), ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p), ("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p), ("internal", ctypes.c_void_p),
     )  # fmt: skip
 
 
@@ -80,7 +83,8 @@ def address_of(view: memoryview) -> int:
 
 
 class Rewind:
-    """Puts the columns of a batch back as they were when this was made: called, it undoes what nodes have done.
+    """Puts the columns of a batch back as they were when this was made: called, it undoes what nodes have
+    done.
 
     It writes where Python code must not: measuring a node alone takes a batch that was not touched.
     """
@@ -100,7 +104,9 @@ class Rewind:
 
 
 def make_batches(block: Block, rows: int, count: int) -> list[PacketBatch]:
-    """``count`` batches of ``rows`` rows each, as read from a capture; they begin at different places of the block."""
+    """``count`` batches of ``rows`` rows each, as read from a capture; they begin at different places of
+    the block.
+    """
     made = []
     for number in range(count):
         first = number * rows % (block.packets - rows + 1)
@@ -141,7 +147,9 @@ def load_probe() -> Any:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="vxlanfast-probe-"))
-    built = subprocess.run([sys.executable, str(builder), str(folder)], capture_output=True, text=True, check=False)
+    built = subprocess.run(
+        [sys.executable, str(builder), str(folder)], capture_output=True, text=True, check=False
+    )
     found = sorted(folder.glob("probe.*.so"))
     if built.returncode or not found:
         return None
@@ -185,7 +193,8 @@ class Case:
 
     def measure(self, rounds: int, slice_s: float) -> Figure:
         """The figure, of rounds in which both sides have their turn."""
-        seconds, limits = [], []
+        seconds: list[float] = []
+        limits: list[float] = []
         for number in range(rounds + 1):  # the first warms up
             for act, prepare, into in ((self.act, self.prepare, seconds), (self.limit, lambda: None, limits)):
                 if act is not None:
@@ -242,9 +251,13 @@ def tunnel(**options: Any) -> TunnelSpec:
     return TunnelSpec(vni=VNIS[0], src=VTEPS[0], dst=VTEPS[1], **options)
 
 
-def node_case(name: str, node: Any, batch: PacketBatch, traffic: Traffic, frame_len: float, note: str) -> Case:
+def node_case(
+    name: str, node: Any, batch: PacketBatch, traffic: Traffic, frame_len: float, note: str
+) -> Case:
     """A node alone, over one batch."""
-    return Case(name, traffic.name, len(batch), frame_len, lambda: node.process(batch), Rewind(batch), note=note)
+    return Case(
+        name, traffic.name, len(batch), frame_len, lambda: node.process(batch), Rewind(batch), note=note
+    )
 
 
 def gather_case(traffic: Traffic, block: Block, rows: int, count: int, note: str) -> Case:
@@ -266,7 +279,9 @@ def gather_case(traffic: Traffic, block: Block, rows: int, count: int, note: str
 
     act()
     undo()
-    lengths = [RECORD_HEADER_LEN + OUTER_LEN + traffic.lengths[i % len(traffic.lengths)] for i in range(rows * count)]
+    lengths = [
+        RECORD_HEADER_LEN + OUTER_LEN + traffic.lengths[i % len(traffic.lengths)] for i in range(rows * count)
+    ]
     with encoder.pending() as written:
         if len(written) != sum(lengths):
             raise AssertionError(f"{len(written)} bytes written, {sum(lengths)} expected")
@@ -276,7 +291,9 @@ def gather_case(traffic: Traffic, block: Block, rows: int, count: int, note: str
 
 
 def capture_case(verb: str, traffic: Traffic, block: Block, stream_len: int) -> Case:
-    """A whole capture in memory to another: decoded, worked on, encoded, as ``decap_file`` does between its files."""
+    """A whole capture in memory to another: decoded, worked on, encoded, as ``decap_file`` does between
+    its files.
+    """
     decap = verb == "decap"
     frame_len = traffic.mean + (OUTER_LEN if decap else 0)
     repeats = max(1, stream_len // len(block.bytes))
@@ -308,7 +325,15 @@ def capture_case(verb: str, traffic: Traffic, block: Block, stream_len: int) -> 
             larger = bytes(written[len(file_header()) :])
     limit = copy_of(larger, each)
     note = f"read, {verb}, written; memcpy of the {'input' if decap else 'output'}"
-    return Case(f"{verb}, capture to capture", traffic.name, packets, RECORD_HEADER_LEN + frame_len, act, limit=limit, note=note)
+    return Case(
+        f"{verb}, capture to capture",
+        traffic.name,
+        packets,
+        RECORD_HEADER_LEN + frame_len,
+        act,
+        limit=limit,
+        note=note,
+    )
 
 
 def probe_cases(probe: Any, plain: dict[str, Block]) -> Iterator[Case]:
@@ -334,22 +359,30 @@ def cases(stream_len: int = STREAM_LEN) -> Iterator[Case]:
     packet_len = small.mean + OUTER_LEN
 
     [batch] = make_batches(plain["64"], NODE_ROWS, 1)
-    yield node_case("parse and validate", Parse(), batch, small, small.mean, "headers, lengths, flow hash; hot")
+    yield node_case(
+        "parse and validate", Parse(), batch, small, small.mean, "headers, lengths, flow hash; hot"
+    )
     [batch] = make_batches(vxlan["64"], NODE_ROWS, 1)
     yield node_case("find VXLAN", Decap(DEFAULT_PORTS, peek=True), batch, small, packet_len, "hot")
     yield node_case("decap", Decap(DEFAULT_PORTS), batch, small, packet_len, "hot")
     for traffic in (small, large):
         [batch] = make_batches(plain[traffic.name], HOT_ROWS[traffic.name], 1)
         node = compile_tunnel(tunnel())
-        yield node_case("encap, headers only", node, batch, traffic, traffic.mean + OUTER_LEN, "frames not copied; hot")
+        yield node_case(
+            "encap, headers only", node, batch, traffic, traffic.mean + OUTER_LEN, "frames not copied; hot"
+        )
     [batch] = make_batches(plain["1400"], HOT_ROWS["1400"], 1)
     summing: Any = compile_tunnel(tunnel(udp_csum="on"))
     yield node_case("encap, UDP checksum", summing, batch, large, large.mean + OUTER_LEN, "frames read; hot")
     twin = summing.process(make_batches(plain["1400"], HOT_ROWS["1400"], 1)[0]).copy()
     strict = Decap(DEFAULT_PORTS, strict=True)
-    yield node_case("decap, checksums verified", strict, twin, large, large.mean + OUTER_LEN, "frames read; hot")
+    yield node_case(
+        "decap, checksums verified", strict, twin, large, large.mean + OUTER_LEN, "frames read; hot"
+    )
     for traffic in (small, large):
-        yield gather_case(traffic, plain[traffic.name], HOT_ROWS[traffic.name], 1, "hot; memcpy of the output")
+        yield gather_case(
+            traffic, plain[traffic.name], HOT_ROWS[traffic.name], 1, "hot; memcpy of the output"
+        )
     for traffic in (small, large):
         rows = HOT_ROWS[traffic.name]
         count = max(2, int(stream_len / (RECORD_HEADER_LEN + OUTER_LEN + traffic.mean) / rows))

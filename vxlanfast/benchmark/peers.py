@@ -1,7 +1,8 @@
 """Who is measured: programs and libraries that do the same job, and what tells whether they did it right.
 
-Each is a whole process, started in one and the same way, that reads a capture file and writes another. ``cp`` and
-``cat`` do no work: they are how fast bytes can move. Those that cut 50 bytes off whatever comes are "blind".
+Each is a whole process, started in one and the same way, that reads a capture file and writes another. ``cp``
+and ``cat`` do no work: they are how fast bytes can move. Those that cut 50 bytes off whatever comes are
+"blind".
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from importlib import metadata, util
 from pathlib import Path
 from shutil import which
 
-from vxlanfast.benchmark.inputs import FILE_HEADER_LEN, OUTER_LEN, RECORD_HEADER_LEN, VNIS, VTEPS, Traffic, checksum
+from vxlanfast.benchmark.inputs import (
+    FILE_HEADER_LEN,
+    OUTER_LEN,
+    RECORD_HEADER_LEN,
+    VNIS,
+    VTEPS,
+    Traffic,
+    checksum,
+)
 
 HERE = Path(__file__).parent
 #: The name of our own sides starts with this.
@@ -55,9 +64,10 @@ class Task:
 class Peer:
     """One side of the comparison.
 
-    ``argv`` makes the command of a task; ``to_stdout``: its standard output is the output file. ``cannot``: job -> why.
-    ``packets_max``: it is so slow that it gets no more than this many packets, and its time is scaled up; it then
-    prints how long it took without start-up. ``in_process``: a call in this process instead of a command.
+    ``argv`` makes the command of a task; ``to_stdout``: its standard output is the output file. ``cannot``:
+    job -> why. ``packets_max``: it is so slow that it gets no more than this many packets, and its time is
+    scaled up; it then prints how long it took without start-up. ``in_process``: a call in this process
+    instead of a command.
     """
 
     name: str
@@ -90,7 +100,7 @@ class Peer:
             return ""
         for option in ("--version", "-h"):
             said = subprocess.run([self.needs, option], capture_output=True, text=True, check=False)
-            found = re.search(r"(?:version|\)|^\w+) v?(\d[\w.]*\d)", (said.stdout + said.stderr)[:200])
+            found = re.search(r"(?:version:?|\)|^\w+) v?(\d[\w.]*\d)", (said.stdout + said.stderr)[:200])
             if found:
                 return f"{self.needs} {found.group(1)}"
         return self.needs
@@ -128,8 +138,14 @@ def _bittwiste(task: Task) -> list[str]:
 
 
 PEERS = (
-    Peer("cp", "moves bytes, the limit", lambda t: ["cp", str(t.larger), str(t.target)], needs="cp", moves_only=True),
-    Peer("cat", "moves bytes", lambda t: ["cat", str(t.larger)], needs="cat", moves_only=True, to_stdout=True),
+    Peer(
+        "cp", "moves bytes, the limit", lambda t: ["cp", str(t.larger), str(t.target)], needs="cp",
+        moves_only=True,
+    ),
+    Peer(
+        "cat", "moves bytes", lambda t: ["cat", str(t.larger)], needs="cat", moves_only=True,
+        to_stdout=True,
+    ),
     Peer(f"{OURS}, 1 thread", "whole process", our_argv),
     Peer(f"{OURS}, 2 threads", "whole process", lambda t: our_argv(t, "--threads", "2")),
     Peer(f"{OURS}, library call", "without start-up", lambda t: [], in_process=True),
@@ -146,7 +162,10 @@ PEERS = (
         cannot=(("decap", "has no way to take VXLAN off"), ("encap", "has no way to put VXLAN on")),
     ),
     Peer("dpkt", "parses, slices; builds", _script("with_dpkt.py"), module="dpkt", packets_max=100_000),
-    Peer("scapy", "PcapReader, layers, PcapWriter", _script("with_scapy.py"), module="scapy", packets_max=3_000),
+    Peer(
+        "scapy", "PcapReader, layers, PcapWriter", _script("with_scapy.py"), module="scapy",
+        packets_max=3_000,
+    ),
 )  # fmt: skip
 
 
@@ -168,11 +187,15 @@ def check(peer: Peer, task: Task) -> str:
     if peer.moves_only:
         return "a copy" if same_bytes(task.target, task.larger) else "not a copy"
     if task.job == "decap":
-        return "identical" if same_bytes(task.target, task.plain) else compare_frames(task.target, task.plain, 0)
-    verdict = compare_frames(task.target, task.plain, OUTER_LEN, limit=WALKED if task.packets > WALKED else None)
+        return (
+            "identical" if same_bytes(task.target, task.plain) else compare_frames(task.target, task.plain, 0)
+        )
+    verdict = compare_frames(
+        task.target, task.plain, OUTER_LEN, limit=WALKED if task.packets > WALKED else None
+    )
     if task.packets > WALKED and verdict.startswith("correct"):
-        # The rest at once: with VXLAN off again it must be the input. Decapsulation itself is held against bytes
-        # that are not of its making.
+        # The rest at once: with VXLAN off again it must be the input. Decapsulation itself is held against
+        # bytes that are not of its making.
         from vxlanfast.files import decap_file
 
         back = task.target.with_suffix(".back")
@@ -184,7 +207,8 @@ def check(peer: Peer, task: Task) -> str:
 
 
 def compare_frames(target: Path, plain: Path, extra: int, *, limit: int | None = None) -> str:
-    """Hold each record of ``target``, up to ``limit``, against that of ``plain``: time, and frame behind ``extra`` bytes.
+    """Hold each record of ``target``, up to ``limit``, against that of ``plain``: time, and frame behind
+    ``extra`` bytes.
 
     The extra bytes have to be the right VXLAN headers. Times may be off by the microsecond that floats cost.
     """

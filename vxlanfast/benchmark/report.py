@@ -1,4 +1,6 @@
-"""Shows what was measured: a table for a terminal, one in Markdown, and a picture that needs no library to draw."""
+"""Shows what was measured: a table for a terminal, one in Markdown, and a picture that needs no library to
+draw.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def machine_line(report: Report) -> str:
 
 def versions_line(report: Report) -> str:
     """Whom it was measured beside."""
-    return ", ".join(dict.fromkeys(f.version for f in of_jobs(report, *FILE_JOBS) if f.measured and f.version))
+    return ", ".join(
+        dict.fromkeys(f.version for f in of_jobs(report, *FILE_JOBS) if f.measured and f.version)
+    )
 
 
 def startup_line(report: Report) -> str:
@@ -79,7 +83,8 @@ def memory_line(report: Report) -> str:
     """How memory was measured, as a sentence; empty where it was not."""
     if not of_jobs(report, "memory"):
         return ""
-    return f"In memory: nodes over batches, called from Python; beside {report.settings.get('memory_limit', 'memcpy')}."
+    limit = report.settings.get("memory_limit", "memcpy")
+    return f"In memory: nodes over batches, called from Python; beside {limit}."
 
 
 def method_line(report: Report) -> str:
@@ -94,7 +99,7 @@ def method_line(report: Report) -> str:
     return line
 
 
-# A terminal ------------------------------------------------------------------------------------------------------
+# A terminal
 
 
 def text_tables(report: Report) -> list[RenderableType]:
@@ -113,7 +118,15 @@ def text_tables(report: Report) -> list[RenderableType]:
     files = of_jobs(report, *FILE_JOBS)
     if files:
         made = table(
-            "file to file", "job", "frames", "who", "Mpps", "slowest – fastest", "GB/s", f"against {BASELINE}", "output"
+            "file to file",
+            "job",
+            "frames",
+            "who",
+            "Mpps",
+            "slowest – fastest",
+            "GB/s",
+            f"against {BASELINE}",
+            "output",
         )
         for (job, size), figures in report.groups().items():
             if job not in FILE_JOBS:
@@ -125,13 +138,23 @@ def text_tables(report: Report) -> list[RenderableType]:
         tables += [made, method_line(report)]
     memory = of_jobs(report, "memory")
     if memory:
-        made = table("in memory, one core", "what", "frames", "Mpps", "slowest – fastest", "ns", "memcpy", "against it", "")
+        made = table(
+            "in memory, one core",
+            "what",
+            "frames",
+            "Mpps",
+            "slowest – fastest",
+            "ns",
+            "memcpy",
+            "against it",
+            "",
+        )
         for f in memory:
             low, high = f.mpps_range
             limit = "" if f.limit_mpps is None else rounded(f.limit_mpps)
             made.add_row(
-                f.side, size_label(f.size), rounded(f.mpps), f"{rounded(low)} – {rounded(high)}", rounded(f.ns_per_packet),
-                limit, times(f.ratio), f.note,
+                f.side, size_label(f.size), rounded(f.mpps), f"{rounded(low)} – {rounded(high)}",
+                rounded(f.ns_per_packet), limit, times(f.ratio), f.note,
             )  # fmt: skip
         tables += [made, memory_line(report)]
     startup = of_jobs(report, "startup")
@@ -140,7 +163,13 @@ def text_tables(report: Report) -> list[RenderableType]:
         for f in startup:
             if f.measured:
                 spread = f"{min(f.seconds) * 1e3:.1f} – {max(f.seconds) * 1e3:.1f}"
-                made.add_row(f.side, f"{f.median_s * 1e3:.1f}", spread, f.note, style="bold" if OURS in f.side else None)
+                made.add_row(
+                    f.side,
+                    f"{f.median_s * 1e3:.1f}",
+                    spread,
+                    f.note,
+                    style="bold" if OURS in f.side else None,
+                )
             else:
                 made.add_row(f.side, f.state, "", f.note)
         tables.append(made)
@@ -156,10 +185,17 @@ def file_cells(figure: Figure) -> tuple[str, ...]:
     low, high = figure.mpps_range
     about = "~" if figure.scaled else ""
     spread = f"{rounded(low)} – {rounded(high)}"
-    return figure.side, about + rounded(figure.mpps), spread, rounded(figure.gbytes), times(figure.ratio), figure.result
+    return (
+        figure.side,
+        about + rounded(figure.mpps),
+        spread,
+        rounded(figure.gbytes),
+        times(figure.ratio),
+        figure.result,
+    )
 
 
-# Markdown --------------------------------------------------------------------------------------------------------
+# Markdown
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
@@ -181,7 +217,11 @@ def markdown(report: Report) -> str:
                 figure = next(f for f in groups[key] if f.side == peer.name)
                 if figure.measured:
                     about = "~" if figure.scaled else ""
-                    cell = f"{about}{rounded(figure.mpps)} ({times(figure.ratio)})" if figure.ratio else rounded(figure.mpps)
+                    cell = (
+                        f"{about}{rounded(figure.mpps)} ({times(figure.ratio)})"
+                        if figure.ratio
+                        else rounded(figure.mpps)
+                    )
                     cells.append(f"**{cell}**" if is_ours(figure) else cell)
                 else:
                     cells.append("–" if figure.state == CANNOT else figure.state)
@@ -203,15 +243,22 @@ def markdown(report: Report) -> str:
             ]
             for f in memory
         ]  # fmt: skip
-        parts += [*_markdown_table(["in memory, one core", "frames", "Mpps", "ns", "memcpy, Mpps", "against it"], rows, 2), ""]
+        parts += [
+            *_markdown_table(
+                ["in memory, one core", "frames", "Mpps", "ns", "memcpy, Mpps", "against it"], rows, 2
+            ),
+            "",
+        ]
         parts += [memory_line(report), ""]
     if line := startup_line(report):
         parts += [line, ""]
-    parts += [f"{machine_line(report)}." + (f" Beside {versions_line(report)}." if versions_line(report) else "")]
+    parts += [
+        f"{machine_line(report)}." + (f" Beside {versions_line(report)}." if versions_line(report) else "")
+    ]
     return "\n".join(parts) + "\n"
 
 
-# A picture -------------------------------------------------------------------------------------------------------
+# A picture
 
 WIDTH = 960
 MARGIN = 28
@@ -250,7 +297,8 @@ def _style() -> str:
 
 
 def _text(x: float, y: float, content: str, kind: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}"{f" class={chr(34)}{kind}{chr(34)}" if kind else ""}>{escape(content)}</text>'
+    of_kind = f' class="{kind}"' if kind else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}"{of_kind}>{escape(content)}</text>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str, extra: str = "") -> str:
@@ -277,11 +325,10 @@ class Scale:
 
     def at(self, value: float) -> float:
         """Where ``value`` is."""
+        width = self.right - self.left
         if self.log:
-            share = math.log(value / self.low) / math.log(self.high / self.low)
-        else:
-            share = value / self.high
-        return self.left + (self.right - self.left) * share
+            return self.left + width * math.log(value / self.low) / math.log(self.high / self.low)
+        return self.left + width * value / self.high
 
     def ticks(self) -> list[float]:
         """Round values to draw a line at."""
@@ -306,7 +353,9 @@ def _tick(value: float) -> str:
     return f"{value:g}"
 
 
-def _panel(x: float, y: float, width: float, title: str, figures: Sequence[Figure]) -> tuple[list[str], float]:
+def _panel(
+    x: float, y: float, width: float, title: str, figures: Sequence[Figure]
+) -> tuple[list[str], float]:
     """Bars of one job and size; the pieces, and the height they take."""
     rows = [f for f in figures if f.state != CANNOT]
     measured = [f for f in rows if f.measured]
@@ -329,7 +378,9 @@ def _panel(x: float, y: float, width: float, title: str, figures: Sequence[Figur
         ours = " ours bold" if kind == "ours" else ""
         out.append(_text(left - 8, at + 12, f.side, f"end{ours}"))
         if not f.measured:
-            out.append(_text(left + 2, at + 12, f.state if f.state == NOT_INSTALLED else "failed", "soft small"))
+            out.append(
+                _text(left + 2, at + 12, f.state if f.state == NOT_INSTALLED else "failed", "soft small")
+            )
             continue
         said = f"{f.side}: {rounded(f.mpps)} Mpps, {f.note}; output {f.result}"
         out.append(_bar(left, at + 2, scale.at(f.mpps) - left, kind, said))
@@ -361,7 +412,9 @@ def _memory_panel(x: float, y: float, width: float, figures: Sequence[Figure]) -
     for number, f in enumerate(rows):
         at = y + HEAD + ROW * number
         out.append(_text(left - 8, at + 12, f"{f.side}, {size_label(f.size)}", "end"))
-        out.append(_bar(left, at + 2, scale.at(f.mpps) - left, "ours", f"{f.side}: {rounded(f.mpps)} Mpps; {f.note}"))
+        out.append(
+            _bar(left, at + 2, scale.at(f.mpps) - left, "ours", f"{f.side}: {rounded(f.mpps)} Mpps; {f.note}")
+        )
         out.append(_text(x + width - 126, at + 12, rounded(f.mpps), "end"))
         out.append(_text(x + width - 72, at + 12, rounded(f.ns_per_packet), "end"))
         if f.limit_mpps is not None:
@@ -375,7 +428,11 @@ def _legend(x: float, y: float, files: bool, memory: bool) -> list[str]:
     out: list[str] = []
     items = [("ours", "vxlanfast")]
     if files:
-        items += [("peer", "reads the packets"), ("blind", "blind: cuts 50 bytes off whatever comes"), ("move", "moves bytes")]
+        items += [
+            ("peer", "reads the packets"),
+            ("blind", "blind: cuts 50 bytes off whatever comes"),
+            ("move", "moves bytes"),
+        ]
     for kind, name in items:
         out += [_bar(x, y, 22, kind, name), _text(x + 29, y + 11, name, "small soft")]
         x += 46 + 6.1 * len(name)
@@ -403,7 +460,14 @@ def svg(report: Report) -> str:
     inner = WIDTH - 2 * MARGIN
     width = (inner - GAP * (len(jobs) - 1)) / max(1, len(jobs))
     out = [_text(MARGIN, 40, "vxlanfast beside its peers: VXLAN off and on capture files", "title")]
-    out.append(_text(MARGIN, 60, "Million packets a second (Mpps), more is better; logarithmic scales", "soft"))
+    out.append(
+        _text(
+            MARGIN,
+            60,
+            "Million packets a second (Mpps), more is better; scales with powers of ten are logarithmic",
+            "soft",
+        )
+    )
     out += _legend(MARGIN, 74, bool(jobs), bool(memory))
     y = 112.0
     for size in sizes:
@@ -434,7 +498,8 @@ def svg(report: Report) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:.0f}"'
         f' viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{summary}">',
         f"<style>{_style()}</style>",
-        '<defs><pattern id="blind" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+        '<defs><pattern id="blind" width="7" height="7" patternUnits="userSpaceOnUse"'
+        ' patternTransform="rotate(45)">'
         '<line x1="2" y1="0" x2="2" y2="7" class="stripe"/></pattern></defs>',
         f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1:.0f}" rx="10" class="ground"/>',
         *out,

@@ -16,9 +16,10 @@ FAILED = "failed"
 class Figure:
     """One side of one job: ``seconds`` of each round for ``packets``.
 
-    ``packet_len``: bytes a packet has where bytes are counted, record headers included. ``limit_seconds``: what moving
-    the bytes took in the same rounds. ``cpu_seconds``: of user and system time, of each round. ``measured_packets``: fewer
-    than ``packets`` where the time was scaled up. ``result``: what its output was found to be, or why there is none.
+    ``packet_len``: bytes a packet has where bytes are counted, record headers included. ``limit_seconds``:
+    what moving the bytes took in the same rounds. ``cpu_seconds``: of user and system time, of each round.
+    ``measured_packets``: fewer than ``packets`` where the time was scaled up. ``result``: what its output was
+    found to be, or why there is none.
     """
 
     job: str

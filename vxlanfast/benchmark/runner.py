@@ -1,4 +1,6 @@
-"""Takes turns: every side once a round, so that all of them meet the same weather, and ratios are of one round."""
+"""Takes turns: every side once a round, so that all of them meet the same weather, and ratios are of one
+round.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from time import perf_counter, process_time
 from vxlanfast.benchmark import machine
 from vxlanfast.benchmark.inputs import RECORD_HEADER_LEN, TRAFFIC, Traffic, write_twins
 from vxlanfast.benchmark.peers import BASELINE, PEERS, Peer, Task, call, check
-from vxlanfast.benchmark.results import CANNOT, FAILED, NOT_INSTALLED, Figure, Report
+from vxlanfast.benchmark.results import CANNOT, FAILED, MEASURED, NOT_INSTALLED, Figure, Report
 from vxlanfast.errors import OutputError, SpecError
 
 JOBS = ("decap", "encap", "memory", "startup")
@@ -40,7 +42,9 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What to measure. ``packets``: of 64-byte frames; of larger ones as many as make files of the same order."""
+    """What to measure. ``packets``: of 64-byte frames; of larger ones as many as make files of the same
+    order.
+    """
 
     packets: int = PACKETS
     rounds: int = ROUNDS
@@ -83,7 +87,9 @@ class Run:
 
 
 def run_process(argv: Sequence[str], folder: Path, stdout: Path | None = None) -> Run:
-    """Start a program, wait for it. No shell; its output goes to files. ``stdout``: to this one, and not into ``said``."""
+    """Start a program, wait for it. No shell; its output goes to files. ``stdout``: to this one, and not
+    into ``said``.
+    """
     out, err = stdout or folder / "out", folder / "err"
     write = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     actions = [
@@ -130,7 +136,7 @@ class Side:
     runs: list[Run] = field(default_factory=list)
     limits: list[float] = field(default_factory=list)
     result: str = ""
-    state: str = "measured"
+    state: str = MEASURED
     slow: bool = False
 
     def seconds_of(self, run: Run) -> float:
@@ -192,12 +198,19 @@ def absent(job: str, traffic: Traffic, peer: Peer) -> Figure | None:
         return Figure(job=job, size=traffic.name, side=peer.name, state=CANNOT, result=reason, note=peer.note)
     if not peer.installed():
         return Figure(
-            job=job, size=traffic.name, side=peer.name, state=NOT_INSTALLED, result=NOT_INSTALLED, note=peer.note
+            job=job,
+            size=traffic.name,
+            side=peer.name,
+            state=NOT_INSTALLED,
+            result=NOT_INSTALLED,
+            note=peer.note,
         )
     return None
 
 
-def take_turns(sides: Sequence[Side], folder: Path, rounds: int, budget_s: float, progress: Progress, title: str) -> None:
+def take_turns(
+    sides: Sequence[Side], folder: Path, rounds: int, budget_s: float, progress: Progress, title: str
+) -> None:
     """A warm-up of each side, then rounds of all of them, the baseline first."""
     for side in sides:
         progress(f"{title}: warm-up, {side.peer.name}")
@@ -230,7 +243,9 @@ class Inputs:
         """A task on ``packets`` packets."""
         key = (traffic.name, packets)
         if key not in self.made:
-            plain, vxlan = (self.folder / f"{kind}-{traffic.name}-{packets}.pcap" for kind in ("plain", "vxlan"))
+            plain, vxlan = (
+                self.folder / f"{kind}-{traffic.name}-{packets}.pcap" for kind in ("plain", "vxlan")
+            )
             write_twins(plain, vxlan, traffic, packets)
             self.made[key] = plain, vxlan
         plain, vxlan = self.made[key]
@@ -244,7 +259,9 @@ class Inputs:
         self.made.clear()
 
 
-def measure_files(job: str, traffic: Traffic, settings: Settings, inputs: Inputs, progress: Progress) -> list[Figure]:
+def measure_files(
+    job: str, traffic: Traffic, settings: Settings, inputs: Inputs, progress: Progress
+) -> list[Figure]:
     """A job over files of one traffic, by everybody who can."""
     packets = settings.packets_of(traffic)
     title = f"{job} {traffic.label}"
@@ -272,7 +289,12 @@ def measure_startup(settings: Settings, inputs: Inputs, progress: Progress) -> l
     }
     notes = {"python": "the interpreter alone", "import vxlanfast": "interpreter included"}
     for peer in PEERS:
-        if peer.in_process or peer.to_stdout or "2 threads" in peer.name or absent("decap", task.traffic, peer):
+        if (
+            peer.in_process
+            or peer.to_stdout
+            or "2 threads" in peer.name
+            or absent("decap", task.traffic, peer)
+        ):
             continue
         commands[f"{peer.name.partition(',')[0]}, {STARTUP_PACKETS} packets"] = peer.argv(task)
     seconds: dict[str, list[float]] = {name: [] for name in commands}
@@ -291,8 +313,9 @@ def measure_startup(settings: Settings, inputs: Inputs, progress: Progress) -> l
                 cpu[name].append(run.cpu_seconds)
     return [
         Figure(
-            job="startup", size="", side=name, packets=1, seconds=tuple(seconds[name]), cpu_seconds=tuple(cpu[name]),
-            state="measured" if seconds[name] else FAILED, note=notes.get(name, "decap, whole process"),
+            job="startup", size="", side=name, packets=1, seconds=tuple(seconds[name]),
+            cpu_seconds=tuple(cpu[name]), state=MEASURED if seconds[name] else FAILED,
+            note=notes.get(name, "decap, whole process"),
         )
         for name in commands
     ]  # fmt: skip
@@ -307,7 +330,11 @@ def work_folder(settings: Settings) -> Iterator[Path]:
         shared = Path("/dev/shm")
         parent = Path(tempfile.gettempdir())
         memory = machine.available_bytes()
-        if os.access(shared, os.W_OK) and _free(shared) > needed * 1.1 and (memory is None or memory > needed * 1.3):
+        if (
+            os.access(shared, os.W_OK)
+            and _free(shared) > needed * 1.1
+            and (memory is None or memory > needed * 1.3)
+        ):
             parent = shared
     try:
         free = _free(parent)
@@ -315,8 +342,8 @@ def work_folder(settings: Settings) -> Iterator[Path]:
         raise OutputError(f"{parent}: {error.strerror}", errno=error.errno, path=str(parent)) from None
     if free < needed:
         raise OutputError(
-            f"{parent}: {needed / 1e9:.1f} GB of files, and {free / 1e9:.1f} GB free; --packets makes them smaller,"
-            " --workdir puts them elsewhere",
+            f"{parent}: {needed / 1e9:.1f} GB of files, and {free / 1e9:.1f} GB free; --packets makes them"
+            " smaller, --workdir puts them elsewhere",
             path=str(parent),
         )
     folder = Path(tempfile.mkdtemp(prefix="vxlanfast-bench-", dir=parent))
@@ -345,7 +372,9 @@ def run(settings: Settings, progress: Progress = lambda text: None) -> Report:
         if "memory" in settings.jobs:
             from vxlanfast.benchmark.memory import SLICE_S, STREAM_LEN, limit_name, measure_memory
 
-            slice_s, stream_len = (0.001, settings.packets * 64) if settings.is_trial else (SLICE_S, STREAM_LEN)
+            slice_s, stream_len = (
+                (0.001, settings.packets * 64) if settings.is_trial else (SLICE_S, STREAM_LEN)
+            )
             figures += measure_memory(settings.rounds, progress, slice_s=slice_s, stream_len=stream_len)
             notes["memory_limit"] = limit_name()
         if "startup" in settings.jobs:

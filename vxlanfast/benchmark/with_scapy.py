@@ -1,4 +1,5 @@
-"""The same job with scapy, as a process: ``python with_scapy.py decap|encap IN OUT``. Prints its seconds without start-up.
+"""The same job with scapy, as a process: ``python with_scapy.py decap|encap IN OUT``. Prints its seconds
+without start-up.
 
 Written as its users write it: PcapReader, layers, PcapWriter.
 """
@@ -29,7 +30,9 @@ def encap(scapy: Any, reader: Any, writer: Any) -> None:
     ip, udp = scapy.layers.inet.IP, scapy.layers.inet.UDP
     for ident, frame in enumerate(reader):
         sport = 49152 | hash(bytes(frame)[23:38]) & 16383
-        outer = ether(src="02:42:c0:00:02:01", dst="02:42:c0:00:02:02") / ip(src="192.0.2.1", dst="192.0.2.2", id=ident & 0xFFFF)
+        outer = ether(src="02:42:c0:00:02:01", dst="02:42:c0:00:02:02") / ip(
+            src="192.0.2.1", dst="192.0.2.2", id=ident & 0xFFFF
+        )
         packet = outer / udp(sport=sport, dport=4789, chksum=0) / vxlan(vni=VNI, flags=8) / frame
         packet.time = frame.time
         writer.write(packet)

@@ -15,13 +15,15 @@ from vxlanfast.errors import OutputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vxlanfast.benchmark.results import Report
+
 DEFAULT_PACKETS = 8_000_000
 QUICK = 10
 JOBS = ("decap", "encap", "memory", "startup")
 SIZES = ("64", "imix", "1400")
 
 
-class Names(click.ParamType):
+class Names(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """Some of a list of names, separated by commas."""
 
     name = "LIST"
@@ -29,7 +31,9 @@ class Names(click.ParamType):
     def __init__(self, known: tuple[str, ...]) -> None:
         self.known = known
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
         names = tuple(dict.fromkeys(name.strip().lower() for name in str(value).split(",") if name.strip()))
@@ -41,7 +45,9 @@ class Names(click.ParamType):
 
 @contextmanager
 def progress_on_stderr(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Something to call with what is being done: one line that changes on a terminal, a line per job elsewhere."""
+    """Something to call with what is being done: one line that changes on a terminal, a line per job
+    elsewhere.
+    """
     if quiet:
         yield lambda text: None
     elif sys.stderr.isatty():
@@ -62,14 +68,14 @@ def progress_on_stderr(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield tell
 
 
-def write(path: str, content: str) -> None:
-    """A text file, or ``-`` for stdout."""
+def write(path: str, content: str | None) -> None:
+    """A text file, or ``-`` for stdout; None only sees whether it could be written."""
     if path == "-":
-        click.echo(content, nl=False)
+        click.echo(content or "", nl=False)
         return
     try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(content)
+        with open(path, "a" if content is None else "w", encoding="utf-8") as file:
+            file.write(content or "")
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror}", errno=error.errno, path=path) from None
 
@@ -78,27 +84,43 @@ output = click.Path(dir_okay=False, allow_dash=True)
 
 
 @click.command("bench")
-@click.option("--quick", is_flag=True, help=f"A {QUICK}th of the packets: start-up weighs more than in earnest.")
-@click.option("--packets", type=click.IntRange(1), help=f"Packets of 64 bytes; of larger ones fewer. Default: {DEFAULT_PACKETS:,}.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds after the warm-up, of which the middle counts.")
-@click.option("--sizes", type=Names(SIZES), default=",".join(SIZES), show_default=True, help="Bytes of inner frame.")
+@click.option(
+    "--quick", is_flag=True, help=f"A {QUICK}th of the packets: start-up weighs more than in earnest."
+)
+@click.option(
+    "--packets",
+    type=click.IntRange(1),
+    help=f"Packets of 64 bytes; of larger ones fewer. Default: {DEFAULT_PACKETS:,}.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Rounds after the warm-up, of which the middle counts.",
+)
+@click.option(
+    "--sizes", type=Names(SIZES), default=",".join(SIZES), show_default=True, help="Bytes of inner frame."
+)
 @click.option("--jobs", type=Names(JOBS), default=",".join(JOBS), show_default=True, help="What to measure.")
 @click.option("--svg", type=output, help="Write a picture of it.")
 @click.option("--markdown", type=output, help="Write the table in Markdown.")
 @click.option("--json", "as_json", type=output, help="Write every round of everything as JSON.")
 @click.option(
     "--workdir", type=click.Path(exists=True, file_okay=False, writable=True),
-    help="Where the captures go while it lasts. Default: /dev/shm where there is room, else the temporary folder.",
+    help="Where the captures go while it lasts. Default: /dev/shm where there is room, else the temporary"
+    " folder.",
 )  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 def command(
-    quick: bool, packets: int | None, rounds: int, sizes: tuple[str, ...], jobs: tuple[str, ...], svg: str | None,
-    markdown: str | None, as_json: str | None, workdir: str | None, quiet: bool,
+    quick: bool, packets: int | None, rounds: int, sizes: tuple[str, ...], jobs: tuple[str, ...],
+    svg: str | None, markdown: str | None, as_json: str | None, workdir: str | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure this build beside its peers, on this machine.
 
-    Whole programs that do the same job take turns: cp and cat, which only move the bytes, editcap, bittwiste, dpkt and
-    scapy where they are installed, and vxlanfast. Then the core without files, beside memcpy. Results are checked.
+    Whole programs that do the same job take turns: cp and cat, which only move the bytes, editcap, bittwiste,
+    dpkt and scapy where they are installed, and vxlanfast. Then the core without files, beside memcpy.
+    Results are checked.
     """
     from pathlib import Path
 
@@ -114,12 +136,21 @@ def command(
         jobs=jobs,
         workdir=Path(workdir).resolve() if workdir else None,
     )
+    wanted: list[tuple[str, Callable[[Report], str]]] = []
+    for path, make in ((svg, show.svg), (markdown, show.markdown), (as_json, to_json)):
+        if path is not None:
+            wanted.append((path, make))
+            write(path, None)  # what cannot be written is better known before than after
     with progress_on_stderr(quiet) as progress:
         report = run(settings, progress)
-    for path, make in ((svg, show.svg), (markdown, show.markdown), (as_json, lambda r: json.dumps(r.as_dict(), indent=1) + "\n")):
-        if path is not None:
-            write(path, make(report))
-    if "-" not in (svg, markdown, as_json):
+    for path, make in wanted:
+        write(path, make(report))
+    if all(path != "-" for path, _ in wanted):
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
         for part in show.text_tables(report):
-            console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+            console.print(part, markup=False)
+
+
+def to_json(report: Report) -> str:
+    """Every round of everything."""
+    return json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n"

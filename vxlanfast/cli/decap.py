@@ -35,7 +35,9 @@ from vxlanfast.files import decap_file
 @options.threads_option
 @options.report_options
 @click.pass_context
-def command(ctx: click.Context, source: str, target: str, levels: int | str, quiet: bool, stats: str, **rest: Any) -> None:
+def command(
+    ctx: click.Context, /, source: str, target: str, levels: int | str, quiet: bool, stats: str, **rest: Any
+) -> None:
     """Take VXLAN off: the inner frames of IN to OUT.
 
     The UDP destination port decides, and then the I flag. Packets that are not VXLAN are dropped and counted.

@@ -13,7 +13,9 @@ from vxlanfast.files import encap_file, restore_file
 from vxlanfast.spec import DEFAULT_PORT, TunnelSpec
 
 #: Options that describe the tunnel; with --restore the headers come from the file instead.
-TUNNEL = ("vni", "src", "dst", "smac", "dmac", "port", "sport", "ttl", "dscp", "df", "udp_csum", "mtu", "mtu_policy", "inner")
+TUNNEL = (
+    "vni", "src", "dst", "smac", "dmac", "port", "sport", "ttl", "dscp", "df", "udp_csum", "mtu", "mtu_policy", "inner",
+)  # fmt: skip
 
 
 @click.command("encap")
@@ -56,7 +58,7 @@ TUNNEL = ("vni", "src", "dst", "smac", "dmac", "port", "sport", "ttl", "dscp", "
 @options.report_options
 @click.pass_context
 def command(
-    ctx: click.Context, source: str, target: str, restore: bool, other: str, format: str | None, count: int | None,
+    ctx: click.Context, /, source: str, target: str, restore: bool, other: str, format: str | None, count: int | None,
     threads: int, quiet: bool, stats: str, inner: str | None, **tunnel: Any,
 ) -> None:  # fmt: skip
     """Put VXLAN on: the Ethernet frames of IN to OUT, each behind outer headers.
@@ -70,7 +72,8 @@ def command(
     if restore:
         for name in (*TUNNEL, "threads"):
             if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-                raise click.UsageError(f"--restore takes the headers from IN: --{name.replace('_', '-')} does not go with it")
+                option = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"--restore takes the headers from IN: {option} does not go with it")
         ctx.exit(
             report.run(
                 lambda: restore_file(source, target, other=other, format=format, count=count, watch=report.watch),

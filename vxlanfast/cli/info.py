@@ -60,7 +60,8 @@ def _rows(networks: Iterable[Network], show_all: bool) -> Iterator[tuple[str, ..
         shown = network.tunnels if show_all else network.tunnels[:TUNNELS_SHOWN]
         for tunnel in shown:
             if tunnel.src is not None:
-                yield (f"  {tunnel.src} > {tunnel.dst}", f"{tunnel.packets:,}", human_bytes(tunnel.bytes), "", "", "", "")
+                pair = f"  {tunnel.src} > {tunnel.dst}"
+                yield (pair, f"{tunnel.packets:,}", human_bytes(tunnel.bytes), "", "", "", "")
         if len(shown) < len(network.tunnels):
             yield (f"  … {len(network.tunnels) - len(shown)} more VTEP pairs (--all)", "", "", "", "", "", "")
 
@@ -102,7 +103,7 @@ def print_survey(survey: Survey, *, show_all: bool = False) -> None:
 @options.report_options
 @click.pass_context
 def command(
-    ctx: click.Context, files: tuple[str, ...], as_json: bool, show_all: bool, quiet: bool, stats: str, **rest: Any
+    ctx: click.Context, /, files: tuple[str, ...], as_json: bool, show_all: bool, quiet: bool, stats: str, **rest: Any
 ) -> None:
     """Say what is in captures: per VNI and pair of VTEPs, packets, bytes, times, and what is odd.
 

@@ -15,7 +15,7 @@ from vxlanfast.spec import DEFAULT_PORTS
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Parsed(click.ParamType):
+class Parsed(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A value read by one of the package's own parsers, whose message is shown as it is."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
@@ -61,16 +61,26 @@ def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 source_argument = click.argument("source", metavar="IN", type=click.Path(allow_dash=True))
-target_argument = click.argument("target", metavar="[OUT]", type=click.Path(allow_dash=True), default="-", required=False)
+target_argument = click.argument(
+    "target", metavar="[OUT]", type=click.Path(allow_dash=True), default="-", required=False
+)
 ports_option = click.option(
     "-p", "--port", "ports", type=PORT, multiple=True, default=DEFAULT_PORTS,
     help="UDP destination port that means VXLAN; repeatable. Default: 4789 and 8472.",
 )  # fmt: skip
 vnis_option = click.option("--vni", "vni", type=VNIS, help="Keep these VNIs only, such as 1,5-9.")
-inner_option = click.option("--inner", metavar="EXPR", help="Keep frames whose inner packet matches this tcpdump expression.")
-outer_option = click.option("--outer", metavar="EXPR", help="Keep packets that match this tcpdump expression as they are.")
-reassemble_option = click.option("--reassemble", is_flag=True, help="Put outer IP fragments together (4 MB, 30 s at most).")
-strict_option = click.option("--strict", is_flag=True, help="Drop reserved VXLAN bits and wrong outer checksums (exit code 3).")
+inner_option = click.option(
+    "--inner", metavar="EXPR", help="Keep frames whose inner packet matches this tcpdump expression."
+)
+outer_option = click.option(
+    "--outer", metavar="EXPR", help="Keep packets that match this tcpdump expression as they are."
+)
+reassemble_option = click.option(
+    "--reassemble", is_flag=True, help="Put outer IP fragments together (4 MB, 30 s at most)."
+)
+strict_option = click.option(
+    "--strict", is_flag=True, help="Drop reserved VXLAN bits and wrong outer checksums (exit code 3)."
+)
 format_option = click.option(
     "-F", "--format", "format", type=click.Choice(["pcap", "nsecpcap", "pcapng"]),
     help="Format of the output. Default: the input's.",
@@ -85,7 +95,9 @@ other_option = click.option(
 )  # fmt: skip
 report_options = stack(
     click.option("-q", "--quiet", is_flag=True, help="No summary, warnings or progress on stderr."),
-    click.option("--stats", type=click.Choice(["text", "json"]), default="text", help="json: the summary as JSON, on stderr."),
+    click.option(
+        "--stats", type=click.Choice(["text", "json"]), default="text", help="json: the summary as JSON, on stderr."
+    ),
 )
 
 

@@ -27,7 +27,7 @@ from vxlanfast.stats import Stats
 @options.count_option
 @options.report_options
 @click.pass_context
-def command(ctx: click.Context, source: str, pattern: str, quiet: bool, stats: str, **rest: Any) -> None:
+def command(ctx: click.Context, /, source: str, pattern: str, quiet: bool, stats: str, **rest: Any) -> None:
     """Sort the VXLAN packets of IN into files: by {vni}, {src} and {dst} in the pattern.
 
     \b

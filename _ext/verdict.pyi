@@ -1,0 +1,38 @@
+from enum import IntEnum
+
+class Verdict(IntEnum):
+    PASS = 0
+    PUNT_NOT_IP = 1
+    PUNT_NOT_UDP = 2
+    PUNT_PORT = 3
+    PUNT_FRAGMENT = 4
+    PUNT_GPE = 5
+    PUNT_LINK_TYPE = 6
+    DROP_TRUNCATED = 16
+    DROP_IP_HEADER = 17
+    DROP_IP_LEN = 18
+    DROP_UDP_LEN = 19
+    DROP_NO_VNI = 20
+    DROP_INNER_RUNT = 21
+    DROP_VXLAN_LEN = 22
+    DROP_RESERVED = 24
+    DROP_IP_CSUM = 25
+    DROP_UDP_CSUM = 26
+    DROP_UDP_NO_CSUM = 27
+    DROP_FRAGMENT_HELD = 33
+    DROP_FRAGMENT_OVERLAP = 34
+    DROP_FRAGMENT_BAD = 35
+    DROP_FRAGMENT_DUPLICATE = 36
+    DROP_FILTER_VNI = 40
+    DROP_FILTER_OUTER = 41
+    DROP_FILTER_INNER = 42
+    DROP_NOT_ETHERNET = 48
+    DROP_MTU = 49
+    DROP_TOO_LONG = 50
+    DROP_NO_HEADROOM = 51
+    DROP_NO_META = 52
+    DROP_OUTPUT_LINK_TYPE = 56
+
+SENTENCES: dict[Verdict, str]
+
+def sentence(verdict: int) -> str: ...

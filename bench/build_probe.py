@@ -1,0 +1,58 @@
+"""Compile probe.pyx into a folder: ``python bench/build_probe.py FOLDER``. Does nothing where it is up to
+date.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main(folder: Path) -> None:
+    """Leave probe.*.so in ``folder``."""
+    source = ROOT / "bench" / "probe.pyx"
+    # What it is made of: its own source, and the declarations it compiles against.
+    newest = max(
+        path.stat().st_mtime
+        for path in [source, Path(__file__), *(ROOT / "_ext").rglob("*.p*d"), *(ROOT / "_ext").rglob("*.h")]
+    )
+    if any(built.stat().st_mtime > newest for built in folder.glob("probe.*.so")):
+        return
+    from Cython.Build import cythonize
+    from setuptools import Distribution, Extension
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, folder / "probe.pyx")
+    os.chdir(folder)
+    extensions = cythonize(
+        [
+            Extension(
+                "probe",
+                ["probe.pyx"],
+                extra_compile_args=["-std=gnu11", "-O3"],
+                include_dirs=[str(ROOT / "_ext" / "wire")],
+            )
+        ],
+        include_path=[str(ROOT)],
+        force=True,
+        quiet=True,
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+        },
+    )
+    distribution = Distribution({"ext_modules": extensions})
+    command = distribution.get_command_obj("build_ext")
+    command.inplace = True
+    command.ensure_finalized()
+    command.run()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

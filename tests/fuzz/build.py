@@ -1,0 +1,77 @@
+"""Compiles the fuzzing targets and their driver, in a copy of the tree that was built with the profile fuzz.
+
+Run by run.sh, in the copy. The targets have the core's sanitizers and none of its coverage instrumentation: libFuzzer is
+to see what the core does with an input, not what a target does to check it.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from Cython.Build import cythonize  # noqa: E402
+from setuptools import Extension, setup  # noqa: E402
+
+from setup import CFLAGS, COMMON, LDFLAGS, PROFILE  # noqa: E402
+
+
+def without_coverage(flags: list[str]) -> list[str]:
+    """The same flags less libFuzzer's."""
+    return [flag for flag in flags if flag != "-fsanitize=fuzzer-no-link"]
+
+
+def build_targets() -> None:
+    """Every ``.pyx`` beside this file, as a module beside it."""
+    setup(
+        name="targets",
+        script_args=["--quiet", "build_ext", "--inplace"],
+        ext_modules=cythonize(
+            [
+                Extension(
+                    source.stem,
+                    [source.name],
+                    extra_compile_args=[*COMMON, *without_coverage(CFLAGS), "-I", str(ROOT / "_ext" / "wire")],
+                    extra_link_args=without_coverage(LDFLAGS),
+                )
+                for source in sorted(Path().glob("*.pyx"))
+            ],
+            include_path=[str(ROOT)],
+            compiler_directives={"language_level": 3, "wraparound": False, "cdivision": True},
+        ),
+    )
+
+
+def build_driver() -> None:
+    """``driver``, linked with this interpreter's library; a program of a target's name runs that target."""
+    config = sysconfig.get_config_vars()
+    library = f"python{config['LDVERSION']}"
+    subprocess.run(
+        [
+            *os.environ["CC"].split(),
+            *("-std=gnu11", "-Wall", "-O1", "-g", "-fsanitize=fuzzer,address,undefined", "-rdynamic"),
+            f"-I{sysconfig.get_path('include')}",
+            f'-DDRIVER_PYTHON="{sys.executable}"',
+            f'-DDRIVER_PATH="{ROOT}:{HERE}"',
+            *("driver.c", "-o", "driver"),
+            *(f"-L{config['LIBDIR']}", f"-L{config['LIBPL']}", f"-Wl,-rpath,{config['LIBDIR']}", f"-l{library}"),
+            *f"{config.get('LIBS', '')} {config.get('SYSLIBS', '')}".split(),
+        ],
+        check=True,
+    )
+    for source in Path().glob("fuzz_*.py*"):
+        program = Path(source.stem)
+        program.unlink(missing_ok=True)
+        program.hardlink_to("driver")
+
+
+if __name__ == "__main__":
+    if PROFILE != "fuzz":
+        sys.exit(f"VXLANFAST_BUILD={PROFILE}: the targets need the profile fuzz")
+    os.chdir(HERE)
+    build_targets()
+    build_driver()

@@ -1,0 +1,287 @@
+"""The public names, as a text to be read: a change of it is a change of the interface, and belongs in CHANGELOG.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+from enum import IntEnum
+
+import pytest
+
+import vxlanfast as vf
+from tests.support import PYTHON, VERBS_ENV
+
+SNAPSHOT = """\
+Capture
+    __init__(target: Readable, *, count: int | None = None) -> None
+    batches() -> Iterator[PacketBatch]
+    close() -> None
+    property fault
+    fill(batch: PacketBatch) -> int
+    property name
+CaptureError (VxlanFastError, ValueError)
+    __init__(message: str, *, path: str | None = None, offset: int | None = None) -> None
+CaptureWriter
+    __init__(target: Writable, *, format: str = 'pcap', links: Sequence[int] = (1,), snaplen: int = 262144)
+    close() -> None
+    write(batch: PacketBatch) -> None
+Decapsulated
+    vni: int
+    inner: memoryview
+    outer: Outer
+    to_scapy() -> Any
+FilterError (VxlanFastError, ValueError)
+MissingLibraryError (VxlanFastError, ImportError)
+NotVxlan (VxlanFastError, ValueError)
+    __init__(message: str, *, verdict: int) -> None
+Outer
+    src: str
+    dst: str
+    sport: int
+    dport: int
+    ttl: int
+    dscp: int
+    ecn: int
+    vxlan_flags: int
+    headers: memoryview
+OutputError (VxlanFastError, OSError)
+    __init__(message: str, *, errno: int | None = None, path: str | None = None) -> None
+PacketBatch
+    property arena
+    assign_ports(ports)
+    blocks()
+    clear()
+    copy()
+    counts()
+    property exports
+    property flow
+    frame(i)
+    classmethod from_frames(frames, *, ts_ns = 0, link = 1, port_in = 0)
+    group_by_port(leave = 1)
+    property head_lengths
+    property l3
+    property l4
+    property lengths
+    property link
+    property offsets
+    passed()
+    property port_in
+    property port_out
+    property ts_ns
+    property verdict
+    property vni
+    property wire_lengths
+SpecError (VxlanFastError, ValueError)
+Stats
+    verb: str
+    packets: int
+    passed: int
+    kept: int
+    drops: Mapping[str, int]
+    others: int = 0
+    strict_drops: int = 0
+    unsupported: int = 0
+    written: int
+    written_bytes: int
+    input_bytes: int | None = None
+    seconds: float = 0.0
+    interrupted: bool = False
+    fault: str | None = None
+    warnings: tuple[str, ...] = ()
+    details: Mapping[str, int] = dict()
+    as_dict() -> dict[str, object]
+    property dropped
+    property rate
+    summary() -> str
+Survey
+    name: str
+    format: str
+    compression: str | None
+    links: tuple[int, ...]
+    networks: tuple[Network, ...]
+    stats: Stats
+    as_dict() -> dict[str, object]
+TunnelSpec
+    vni: int
+    src: str
+    dst: str
+    smac: str | None = None
+    dmac: str | None = None
+    port: int = 4789
+    sport: int | None = None
+    ttl: int = 64
+    dscp: int | str = 0
+    df: bool = False
+    udp_csum: str = 'auto'
+    mtu: int | None = None
+    mtu_policy: str = 'warn'
+    seed: int = 0
+    property overhead
+    property writes_csum
+Verdict (IntEnum)
+    PASS = 0
+    PUNT_NOT_IP = 1
+    PUNT_NOT_UDP = 2
+    PUNT_PORT = 3
+    PUNT_FRAGMENT = 4
+    PUNT_GPE = 5
+    PUNT_LINK_TYPE = 6
+    DROP_TRUNCATED = 16
+    DROP_IP_HEADER = 17
+    DROP_IP_LEN = 18
+    DROP_UDP_LEN = 19
+    DROP_NO_VNI = 20
+    DROP_INNER_RUNT = 21
+    DROP_VXLAN_LEN = 22
+    DROP_RESERVED = 24
+    DROP_IP_CSUM = 25
+    DROP_UDP_CSUM = 26
+    DROP_UDP_NO_CSUM = 27
+    DROP_FRAGMENT_HELD = 33
+    DROP_FRAGMENT_OVERLAP = 34
+    DROP_FRAGMENT_BAD = 35
+    DROP_FRAGMENT_DUPLICATE = 36
+    DROP_FILTER_VNI = 40
+    DROP_FILTER_OUTER = 41
+    DROP_FILTER_INNER = 42
+    DROP_NOT_ETHERNET = 48
+    DROP_MTU = 49
+    DROP_TOO_LONG = 50
+    DROP_NO_HEADROOM = 51
+    DROP_NO_META = 52
+    DROP_OUTPUT_LINK_TYPE = 56
+VxlanFastError (Exception)
+decap(packet: Buffer, *, ports: Iterable[int] = (4789, 8472), link: int = 1, strict: bool = False) -> \
+Decapsulated
+decap_batch(batch: PacketBatch, *, ports: Iterable[int] = (4789, 8472), levels: int | None = 1, strict: bool = \
+False) -> PacketBatch
+decap_file(source: Readable, target: Writable, *, ports: Iterable[int] = (4789, 8472), vni: VniSet = None, \
+levels: int | None = 1, other: str = 'drop', strict: bool = False, reassemble: bool = False, inner: str | None \
+= None, outer: str | None = None, meta: str = 'none', format: str | None = None, count: int | None = None, \
+threads: int = 1, watch: Watch | None = None) -> Stats
+encap(frame: Buffer, vni: int, src: str, dst: str, **headers: Any) -> bytes
+encap_batch(batch: PacketBatch, tunnel: TunnelSpec, *, ordinal: int = 0) -> PacketBatch
+encap_file(source: Readable, target: Writable, tunnel: TunnelSpec, *, inner: str | None = None, format: str | \
+None = None, count: int | None = None, threads: int = 1, watch: Watch | None = None) -> Stats
+encap_with(tunnel: TunnelSpec, frame: Buffer) -> bytes
+open_capture(target: Readable, *, count: int | None = None) -> Capture
+restore_file(source: Readable, target: Writable, *, other: str = 'keep', format: str | None = None, count: int \
+| None = None, watch: Watch | None = None) -> Stats
+split_file(source: Readable, pattern: str | os.PathLike[str], *, ports: Iterable[int] = (4789, 8472), vni: \
+VniSet = None, decap: bool = False, other: str = 'drop', strict: bool = False, reassemble: bool = False, inner: \
+str | None = None, outer: str | None = None, format: str | None = None, count: int | None = None, watch: Watch \
+| None = None) -> tuple[Stats, dict[str, int]]
+survey_file(source: Readable, *, ports: Iterable[int] = (4789, 8472), vni: VniSet = None, reassemble: bool = \
+False, inner: str | None = None, outer: str | None = None, count: int | None = None, watch: Watch | None = \
+None) -> Survey
+"""
+
+
+def signature(function: object) -> str:
+    """Parameters with their types and defaults, and what is returned."""
+    parts: list[str] = []
+    described = inspect.signature(function)  # type: ignore[arg-type]
+    keyword_only = False
+    for parameter in described.parameters.values():
+        if parameter.name in ("self", "cls"):
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
+            keyword_only = True
+            parts.append("*")
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        text = stars + parameter.name
+        # The core says its types in its .pyi files.
+        if isinstance(parameter.annotation, str) and parameter.annotation is not parameter.empty:
+            text += f": {parameter.annotation}"
+        if parameter.default is not parameter.empty:
+            text += f" = {parameter.default!r}"
+        parts.append(text)
+    returns = described.return_annotation
+    return f"({', '.join(parts)})" + (f" -> {returns}" if isinstance(returns, str) else "")
+
+
+def members(cls: type) -> list[str]:
+    lines = []
+    if dataclasses.is_dataclass(cls):
+        for field in dataclasses.fields(cls):
+            given = field.default is not dataclasses.MISSING
+            default = f" = {field.default!r}" if given else ""
+            if field.default_factory is not dataclasses.MISSING:
+                default = f" = {field.default_factory.__name__}()"
+            lines.append(f"    {field.name}: {field.type}{default}")
+    elif inspect.isfunction(cls.__dict__.get("__init__")):
+        lines.append(f"    __init__{signature(cls.__dict__['__init__'])}")
+    for name, value in sorted(cls.__dict__.items()):
+        if name.startswith("_"):
+            continue
+        if isinstance(value, classmethod | staticmethod):
+            lines.append(f"    {type(value).__name__} {name}{signature(getattr(cls, name))}")
+        elif inspect.isdatadescriptor(value):
+            if not inspect.ismemberdescriptor(value):  # a field's slot
+                lines.append(f"    property {name}")
+        elif callable(value):
+            lines.append(f"    {name}{signature(value)}")
+    return lines
+
+
+def interface() -> str:
+    lines = []
+    for name in vf.__all__:
+        value = getattr(vf, name)
+        if not isinstance(value, type):
+            lines.append(f"{name}{signature(value)}")
+            continue
+        bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
+        if issubclass(value, IntEnum):
+            lines += [f"{name} (IntEnum)", *(f"    {member.name} = {int(member)}" for member in value)]
+        else:
+            lines += [f"{name}{f' ({bases})' if bases else ''}", *members(value)]
+    return "\n".join(lines) + "\n"
+
+
+def test_interface() -> None:
+    assert interface() == SNAPSHOT
+
+
+def test_names() -> None:
+    assert vf.__all__ == sorted(vf.__all__)
+    assert set(vf.__all__) < set(dir(vf))
+    with pytest.raises(AttributeError, match="'vxlanfast' has no attribute 'decapsulate'"):
+        vf.decapsulate  # noqa: B018
+
+
+@pytest.mark.parametrize("name", vf.__all__)
+def test_every_name_is_documented(name: str) -> None:
+    assert inspect.getdoc(getattr(vf, name))
+
+
+@pytest.mark.parametrize(("name", "code", "also"), [
+    ("CaptureError", 1, ValueError),
+    ("OutputError", 1, OSError),
+    ("MissingLibraryError", 1, ImportError),
+    ("NotVxlan", 1, ValueError),
+    ("SpecError", 2, ValueError),
+    ("FilterError", 2, ValueError),
+])  # fmt: skip
+def test_errors(name: str, code: int, also: type[Exception]) -> None:
+    error = getattr(vf, name)
+    assert issubclass(error, vf.VxlanFastError) and issubclass(error, also)
+    assert error.exit_code == code
+
+
+HEAVY = ("click", "rich", "dataclasses", "typing", "inspect", "re", "ctypes", "vxlanfast._ext.batch")
+
+
+@pytest.mark.parametrize(("statement", "heavy"), [
+    ("import vxlanfast", HEAVY),
+    ("from vxlanfast import Verdict, PacketBatch", ("click", "rich", "dataclasses", "scapy")),
+    ("from vxlanfast import decap, encap, decap_file, open_capture", ("click", "rich", "scapy", "ctypes", "isal")),
+])  # fmt: skip
+def test_imports_little(statement: str, heavy: tuple[str, ...]) -> None:
+    """What an import adds, to an interpreter that may have come with something already."""
+    program = f"import sys; had = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - had))"
+    run = subprocess.run([PYTHON, "-c", program], capture_output=True, text=True, check=True, env=VERBS_ENV)
+    loaded = run.stdout.split()
+    assert "vxlanfast" in loaded
+    assert not set(heavy) & set(loaded), loaded
