@@ -152,29 +152,89 @@ Verdict (IntEnum)
     DROP_NO_META = 52
     DROP_OUTPUT_LINK_TYPE = 56
 VxlanFastError (Exception)
-decap(packet: Buffer, *, ports: Iterable[int] = (4789, 8472), link: int = 1, strict: bool = False) -> \
-Decapsulated
-decap_batch(batch: PacketBatch, *, ports: Iterable[int] = (4789, 8472), levels: int | None = 1, strict: bool = \
-False) -> PacketBatch
-decap_file(source: Readable, target: Writable, *, ports: Iterable[int] = (4789, 8472), vni: VniSet = None, \
-levels: int | None = 1, other: str = 'drop', strict: bool = False, reassemble: bool = False, inner: str | None \
-= None, outer: str | None = None, meta: str = 'none', format: str | None = None, count: int | None = None, \
-threads: int = 1, watch: Watch | None = None) -> Stats
+decap(
+    packet: Buffer,
+    *,
+    ports: Iterable[int] = (4789, 8472),
+    link: int = 1,
+    strict: bool = False,
+) -> Decapsulated
+decap_batch(
+    batch: PacketBatch,
+    *,
+    ports: Iterable[int] = (4789, 8472),
+    levels: int | None = 1,
+    strict: bool = False,
+) -> PacketBatch
+decap_file(
+    source: Readable,
+    target: Writable,
+    *,
+    ports: Iterable[int] = (4789, 8472),
+    vni: VniSet = None,
+    levels: int | None = 1,
+    other: str = 'drop',
+    strict: bool = False,
+    reassemble: bool = False,
+    inner: str | None = None,
+    outer: str | None = None,
+    meta: str = 'none',
+    format: str | None = None,
+    count: int | None = None,
+    threads: int = 1,
+    watch: Watch | None = None,
+) -> Stats
 encap(frame: Buffer, vni: int, src: str, dst: str, **headers: Any) -> bytes
 encap_batch(batch: PacketBatch, tunnel: TunnelSpec, *, ordinal: int = 0) -> PacketBatch
-encap_file(source: Readable, target: Writable, tunnel: TunnelSpec, *, inner: str | None = None, format: str | \
-None = None, count: int | None = None, threads: int = 1, watch: Watch | None = None) -> Stats
+encap_file(
+    source: Readable,
+    target: Writable,
+    tunnel: TunnelSpec,
+    *,
+    inner: str | None = None,
+    format: str | None = None,
+    count: int | None = None,
+    threads: int = 1,
+    watch: Watch | None = None,
+) -> Stats
 encap_with(tunnel: TunnelSpec, frame: Buffer) -> bytes
 open_capture(target: Readable, *, count: int | None = None) -> Capture
-restore_file(source: Readable, target: Writable, *, other: str = 'keep', format: str | None = None, count: int \
-| None = None, watch: Watch | None = None) -> Stats
-split_file(source: Readable, pattern: str | os.PathLike[str], *, ports: Iterable[int] = (4789, 8472), vni: \
-VniSet = None, decap: bool = False, other: str = 'drop', strict: bool = False, reassemble: bool = False, inner: \
-str | None = None, outer: str | None = None, format: str | None = None, count: int | None = None, watch: Watch \
-| None = None) -> tuple[Stats, dict[str, int]]
-survey_file(source: Readable, *, ports: Iterable[int] = (4789, 8472), vni: VniSet = None, reassemble: bool = \
-False, inner: str | None = None, outer: str | None = None, count: int | None = None, watch: Watch | None = \
-None) -> Survey
+restore_file(
+    source: Readable,
+    target: Writable,
+    *,
+    other: str = 'keep',
+    format: str | None = None,
+    count: int | None = None,
+    watch: Watch | None = None,
+) -> Stats
+split_file(
+    source: Readable,
+    pattern: str | os.PathLike[str],
+    *,
+    ports: Iterable[int] = (4789, 8472),
+    vni: VniSet = None,
+    decap: bool = False,
+    other: str = 'drop',
+    strict: bool = False,
+    reassemble: bool = False,
+    inner: str | None = None,
+    outer: str | None = None,
+    format: str | None = None,
+    count: int | None = None,
+    watch: Watch | None = None,
+) -> tuple[Stats, dict[str, int]]
+survey_file(
+    source: Readable,
+    *,
+    ports: Iterable[int] = (4789, 8472),
+    vni: VniSet = None,
+    reassemble: bool = False,
+    inner: str | None = None,
+    outer: str | None = None,
+    count: int | None = None,
+    watch: Watch | None = None,
+) -> Survey
 """
 
 
@@ -197,8 +257,9 @@ def signature(function: object) -> str:
         if parameter.default is not parameter.empty:
             text += f" = {parameter.default!r}"
         parts.append(text)
-    returns = described.return_annotation
-    return f"({', '.join(parts)})" + (f" -> {returns}" if isinstance(returns, str) else "")
+    returned = f" -> {described.return_annotation}" if isinstance(described.return_annotation, str) else ""
+    line = f"({', '.join(parts)}){returned}"
+    return line if len(line) < 100 else "(\n" + "".join(f"    {part},\n" for part in parts) + f"){returned}"
 
 
 def members(cls: type) -> list[str]:

@@ -148,7 +148,13 @@ def run(
         sink = open_sink(target, input_paths=(source,))
         try:
             batch = PacketBatch()
-            first = capture.fill(batch)
+            waited = False
+            try:
+                first = capture.fill(batch)
+            except Interrupted:
+                if capture.decoder.format is None:
+                    raise
+                first, waited = 0, True
             encoder = make_encoder(plans[0], capture, format)
             encoders = [encoder]
             if len(plans) > 1:
@@ -158,6 +164,7 @@ def run(
                 interrupted = run_parallel(plans, encoders[1:], capture, sink, encoder, batch, first, watch)
             else:
                 interrupted = _run_serial(plans[0], capture, sink, encoder, batch, first, watch)
+            interrupted |= waited
             flush(encoder, sink)
             sink.commit()
         except BaseException:

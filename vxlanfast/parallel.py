@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.io.writer import CaptureEncoder
 from vxlanfast.capture import Capture, flush
+from vxlanfast.errors import Interrupted
 from vxlanfast.sink import Sink
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ class _Line:
         with self.reading:
             if self.done or self.error is not None:
                 return None
-            filled = filled or self.capture.fill(batch)
+            try:
+                filled = filled or self.capture.fill(batch)
+            except Interrupted:
+                self.stopped = True
             if not filled:
                 self.done = True
                 return None

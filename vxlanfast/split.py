@@ -15,7 +15,7 @@ from vxlanfast._ext.node.survey import Survey
 from vxlanfast._ext.table.tunnels import TunnelTable
 from vxlanfast.addr import format_ip
 from vxlanfast.capture import FORMATS, Capture, flush, open_capture
-from vxlanfast.errors import CaptureError, SpecError
+from vxlanfast.errors import CaptureError, Interrupted, SpecError
 from vxlanfast.files import Plan, VniSet, Watch, collect, decap_plan, make_encoder
 from vxlanfast.sink import Sink, open_sink
 from vxlanfast.spec import DEFAULT_PORTS
@@ -48,6 +48,11 @@ def check_pattern(pattern: str) -> None:
             raise SpecError(f"pattern {pattern!r}: {{{name}}} is none of {known}")
     if not names:
         raise SpecError(f"pattern {pattern!r}: name a field to split by, such as out-{{vni}}.pcap")
+    try:
+        pattern.format(vni=0, src="", dst="")
+        pattern.format(vni="other", src="", dst="")
+    except (ValueError, LookupError, AttributeError) as error:
+        raise SpecError(f"pattern {pattern!r}: {error}") from None
 
 
 class Output:
@@ -179,18 +184,32 @@ def split_file(
     interrupted = False
     with open_capture(source, count=count) as capture:
         batch = PacketBatch()
-        filled = capture.fill(batch)
+        try:
+            filled = capture.fill(batch)
+        except Interrupted:
+            if capture.decoder.format is None:
+                raise
+            filled, interrupted = 0, True
         outputs = Outputs(capture, plan, pattern, format, source)
         make_encoder(plan, capture, format)  # an input of no known format ends here, before there is a file
-        paths = [outputs.path(None, None, None)]
+        paths = [outputs.path(None, None, None)]  # by number of the output; 0: what is not VXLAN
+        numbers = {paths[0]: -1}  # of the outputs, as assign_ports() takes them
+        outs: list[int] = []  # the same by tunnel: several may share an output, in the order of the input
         packets = 0
         try:
             while filled:
                 for step in plan.steps:
                     step(batch, packets)
                 survey.process(batch, number=True)
-                for row in survey.table.rows(len(paths) - 1):
-                    paths.append(outputs.path(row["vni"], row["src"], row["dst"]))
+                for row in survey.table.rows(len(outs)):
+                    if row["src"] is None:
+                        raise SpecError(f"more than {OUTPUTS_MAX} pairs of VTEPs and VNIs (--vni chooses)")
+                    path = outputs.path(row["vni"], row["src"], row["dst"])
+                    if path not in numbers:
+                        numbers[path] = len(paths) - 1
+                        paths.append(path)
+                    outs.append(numbers[path])
+                batch.assign_ports(outs)
                 outputs.take_blocks(batch)
                 for number, first, end in batch.group_by_port(plan.leave):
                     outputs.write(paths[number], batch, first, end)
@@ -198,7 +217,11 @@ def split_file(
                 if watch is not None and watch(packets, capture.source.position(), capture.source.size):
                     interrupted = True
                     break
-                filled = capture.fill(batch)
+                try:
+                    filled = capture.fill(batch)
+                except Interrupted:
+                    interrupted = True
+                    break
             outputs.commit()
         except BaseException:
             outputs.abort()

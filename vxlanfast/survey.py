@@ -11,7 +11,7 @@ from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.node.survey import Survey as SurveyNode
 from vxlanfast.addr import format_ip
 from vxlanfast.capture import Capture, open_capture
-from vxlanfast.errors import CaptureError
+from vxlanfast.errors import CaptureError, Interrupted
 from vxlanfast.files import Plan, VniSet, Watch, collect, decap_plan
 from vxlanfast.spec import DEFAULT_PORTS
 from vxlanfast.stats import Stats
@@ -120,7 +120,15 @@ def survey_file(
     with open_capture(source, count=count) as capture:
         batch = PacketBatch()
         packets = 0
-        while capture.fill(batch):
+        while True:
+            try:
+                if not capture.fill(batch):
+                    break
+            except Interrupted:
+                if capture.decoder.format is None:
+                    raise
+                interrupted = True
+                break
             for step in plan.steps:
                 step(batch, packets)
             node.process(batch)

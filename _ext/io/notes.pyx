@@ -144,7 +144,7 @@ cdef bint restore_row(Columns *c, uint32_t i) noexcept nogil:
     """Put front and back round row ``i`` from its record's note: False where it has none that fits."""
     cdef const uint8_t *rec
     cdef const uint8_t *note
-    cdef uint32_t n, at = 0, value = 0, length = 0, front, back
+    cdef uint32_t n, at = 0, value = 0, length = 0, found = 0, front, back
     cdef uint16_t code = 0
     cdef uint64_t end
     if c.rec[i] == NO_RECORD or load_32(c.arena + c.rec[i], c.rec_big) != BLOCK_EPB:
@@ -161,25 +161,31 @@ cdef bint restore_row(Columns *c, uint32_t i) noexcept nogil:
             continue
         front = load_16(note + 14, False)
         back = load_32(note + 16, False)
-        if <uint64_t>NOTE_FIXED_LEN + front + back != length or c.len[i] > FRAME_LEN_MAX:
+        if <uint64_t>NOTE_FIXED_LEN + front + back == length:
+            found = value  # the last one: of a packet decapsulated twice, what was taken off last goes on first
+    if found == 0:
+        return False
+    note = rec + found
+    front = load_16(note + 14, False)
+    back = load_32(note + 16, False)
+    if c.len[i] + front + back > FRAME_LEN_MAX:
+        return False  # no reader would take it
+    end = c.arena_len + front + c.len[i] + back
+    if end > c.arena_cap:
+        if batch_grow_arena(c, end + (end >> 1)):
             return False
-        end = c.arena_len + front + c.len[i] + back
-        if end > c.arena_cap:
-            if batch_grow_arena(c, end + (end >> 1)):
-                return False
-            rec = c.arena + c.rec[i]
-            rec += EPB_HDR_LEN + pad4(load_32(rec + 20, c.rec_big))
-            note = rec + value
-        memcpy(c.arena + c.arena_len, note + NOTE_FIXED_LEN, front)
-        memcpy(c.arena + c.arena_len + front, c.arena + c.off[i], c.len[i])
-        memcpy(c.arena + c.arena_len + front + c.len[i], note + NOTE_FIXED_LEN + front, back)
-        c.off[i] = <uint32_t>c.arena_len
-        c.len[i] += front + back
-        c.wire_len[i] = load_32(note + 8, False)
-        c.link[i] = load_16(note + 12, False)
-        c.arena_len = end
-        return True
-    return False
+        rec = c.arena + c.rec[i]
+        rec += EPB_HDR_LEN + pad4(load_32(rec + 20, c.rec_big))
+        note = rec + found
+    memcpy(c.arena + c.arena_len, note + NOTE_FIXED_LEN, front)
+    memcpy(c.arena + c.arena_len + front, c.arena + c.off[i], c.len[i])
+    memcpy(c.arena + c.arena_len + front + c.len[i], note + NOTE_FIXED_LEN + front, back)
+    c.off[i] = <uint32_t>c.arena_len
+    c.len[i] += front + back
+    c.wire_len[i] = load_32(note + 8, False)
+    c.link[i] = load_16(note + 12, False)
+    c.arena_len = end
+    return True
 
 
 cdef class Restore:

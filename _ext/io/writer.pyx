@@ -117,6 +117,16 @@ cdef bint is_stripped(Target *t, const uint8_t *value, uint16_t code, uint32_t n
             and memcmp(value, t.strip_comment, t.strip_comment_len) == 0)
 
 
+cdef bint stripped_later(Target *t, const uint8_t *options, uint32_t n, uint32_t at, uint16_t kind) noexcept nogil:
+    """Behind ``at`` another option of this kind is ours: this one is of an earlier decapsulation, and stays."""
+    cdef uint32_t value = 0, length = 0
+    cdef uint16_t code = 0
+    while option_next(options, n, &at, &code, &value, &length, t.big):
+        if code == kind and is_stripped(t, options + value, code, length):
+            return True
+    return False
+
+
 cdef uint32_t put_options(Target *t, uint8_t *dst, Columns *c, uint32_t i, const uint8_t *options, uint32_t n,
                           bint altered, uint32_t drops) noexcept nogil:
     """The options of a row's block: those it came with, less what the frame's change made untrue, and its notes."""
@@ -125,7 +135,7 @@ cdef uint32_t put_options(Target *t, uint8_t *dst, Columns *c, uint32_t i, const
     cdef uint8_t number[8]
     cdef const uint8_t *note
     while option_next(options, n, &at, &code, &value, &length, t.big):
-        if is_stripped(t, options + value, code, length):
+        if is_stripped(t, options + value, code, length) and not stripped_later(t, options, n, at, code):
             continue
         if altered and code == OPT_EPB_HASH:
             continue  # a hash of the frame as it was
@@ -389,9 +399,10 @@ cdef uint32_t encode_pcapng(Target *t, Columns *c, uint32_t k, uint64_t *want) n
     while True:
         i = row_at(c, k) if k < count else c.n
         while t.next_block < c.n_blocks and c.block_row[t.next_block] <= i:
-            want[0] = encode_block(t, c.arena + c.block_off[t.next_block], c.block_len[t.next_block], c.rec_big)
-            if want[0]:
-                return k
+            if c.block_len[t.next_block]:
+                want[0] = encode_block(t, c.arena + c.block_off[t.next_block], c.block_len[t.next_block], c.rec_big)
+                if want[0]:
+                    return k
             t.next_block += 1
         if k == count:
             return k
@@ -526,17 +537,20 @@ cdef class CaptureEncoder:
         return note_interface(&self.t, p, length, link, snaplen)
 
     def lead(self, PacketBatch batch not None):
-        """Append the blocks that stand before the batch's first row, so that ``add_interface`` comes behind them."""
+        """Append the blocks that stand before the batch's first row, so that ``add_interface`` comes behind them; and
+        the interfaces described further on, since those added may be forms of them."""
         cdef Target *t = &self.t
         cdef Columns *c = &batch.c
-        cdef uint32_t want
+        cdef uint32_t want, k = 0
         t.next_block = 0
-        while t.carry and t.next_block < c.n_blocks and c.block_row[t.next_block] == 0:
-            want = encode_block(t, c.arena + c.block_off[t.next_block], c.block_len[t.next_block], c.rec_big)
-            if want:
-                self.room(want)
-            else:
-                t.next_block += 1
+        while t.carry and k < c.n_blocks:
+            if c.block_row[k] == 0 or load_32(c.arena + c.block_off[k], c.rec_big) == BLOCK_IDB:
+                want = encode_block(t, c.arena + c.block_off[k], c.block_len[k], c.rec_big)
+                if want:
+                    self.room(want)
+                    continue
+                c.block_len[k] = 0  # it is in: encode_pcapng passes it over
+            k += 1
         if t.no_memory:
             raise MemoryError
         t.led = True

@@ -4,7 +4,8 @@ from libc.string cimport memcpy, memmove, memset
 
 from vxlanfast._ext.batch cimport Columns, PacketBatch, batch_grow_arena
 from vxlanfast._ext.table.fragments cimport (
-    FRAG_COMPLETE, FRAG_DATAGRAM_MAX, FRAG_DUPLICATE, FRAG_HELD, FRAG_OVERLAP, FragKey, FragmentTable, FragResult,
+    FRAG_COMPLETE, FRAG_DATAGRAM_MAX, FRAG_DUPLICATE, FRAG_HELD, FRAG_OVERLAP, FragDatagram, FragKey, FragmentTable,
+    FragResult,
 )
 from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_FRAGMENT_BAD, DROP_FRAGMENT_DUPLICATE, DROP_FRAGMENT_HELD, DROP_FRAGMENT_OVERLAP,
@@ -52,6 +53,7 @@ cdef Verdict reassemble_row(Columns *c, uint32_t i, FragmentTable table, bint *n
     cdef IpPacket ip
     cdef FragKey key
     cdef FragResult result
+    cdef FragDatagram *datagram
     cdef uint64_t at
     if wire_n < n:
         wire_n = n
@@ -88,6 +90,10 @@ cdef Verdict reassemble_row(Columns *c, uint32_t i, FragmentTable table, bint *n
     if result != FRAG_COMPLETE:
         return DROP_FRAGMENT_BAD
     size = table.datagram_len()
+    datagram = &table.m.datagrams[table.found]
+    if size - datagram.hdr_l3 - (IPV6_HDR_LEN + IPV6_FRAG_HDR_LEN if datagram.hdr_cut else 0) > FRAG_DATAGRAM_MAX:
+        table.remove(table.found)  # too long after all: the first fragment's header has options the others' do not
+        return DROP_FRAGMENT_BAD
     at = c.arena_len
     if batch_grow_arena(c, at + size if at + size > c.arena_cap else c.arena_cap):
         no_memory[0] = True

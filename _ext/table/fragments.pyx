@@ -89,7 +89,9 @@ cdef class FragmentTable:
         self.free_datagram = d
 
     cdef void expire(self, int64_t now_ns) noexcept nogil:
-        while self.oldest != FRAG_NONE and now_ns - self.m.datagrams[self.oldest].first_ns > self.timeout_ns:
+        # Times of a capture may lie further apart than 63 bits say: the difference is taken without a sign.
+        while (self.oldest != FRAG_NONE and now_ns > self.m.datagrams[self.oldest].first_ns
+               and <uint64_t>now_ns - <uint64_t>self.m.datagrams[self.oldest].first_ns > <uint64_t>self.timeout_ns):
             self.tally.expired += self.m.datagrams[self.oldest].n_pieces
             self.remove(self.oldest)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.make_fixtures import A4, A6, B4, B6, T0, edge_cases, eth, inner_frame, ip4, outer_cases, vxlan
-from tests.support import FIXTURES, Packet, assert_one_line, pcap, vxlanfast
+from tests.support import FIXTURES, Packet, Pcapng, assert_one_line, pcap, vxlanfast
 
 ETHERNET = FIXTURES / "outer-ethernet.pcap"
 
@@ -53,12 +53,13 @@ def test_table():
 def test_cut_and_odd_flags():
     text = run(FIXTURES / "edges.pcap").stdout.decode()
     row = next(line.split() for line in text.splitlines() if line.strip().startswith("42"))
-    assert row[-1] == str(sum(case.wire_len is not None and case.inner is not None for case in edge_cases()))
+    # The cut of the padding alone leaves the frame whole.
+    assert row[-1] == str(sum(case.name.startswith("snaplen-") and case.inner is not None for case in edge_cases()) - 1)
     text = run(FIXTURES / "strict.pcap").stdout.decode()
     assert "GBP" in text and "reserved bits" in text
     (survey,) = surveys(FIXTURES / "strict.pcap")
     (network,) = survey["networks"]
-    assert (network["gbp"], network["gpe"]) == (1, 1)
+    assert network["gbp"] == 1
     assert network["reserved"] > 30 and network["csummed"] == 5
 
 
@@ -163,13 +164,8 @@ def test_no_capture(tmp_path):
 
 
 def test_extreme_times():
-    """A time no calendar knows is shown as seconds."""
+    """Times before and long after those that fit 32 bits."""
     frame = bytes(eth() / ip4() / vxlan() / inner_frame())
-    from tests.support import Pcapng
-
     ng = Pcapng().interface(1, tsresol=0).epb(frame, units=2**33)
-    assert (
-        "8589934592.000000000 s" in run("-", stdin=ng.data).stdout.decode()
-        or b"2242-03-16" in run("-", stdin=ng.data).stdout
-    )
+    assert b"2242-03-16 12:56:32.000000000" in run("-", stdin=ng.data).stdout
     assert b"1970-01-01 00:00:00.000000000" in run("-", stdin=pcap([Packet(0, frame, len(frame))])).stdout

@@ -48,6 +48,7 @@ def test_times_and_lengths_stay(tmp_path):
     run(FIXTURES / "edges.pcap", tmp_path / "{vni}")
     packets, _ = ours_read((FIXTURES / "edges.pcap").read_bytes())
     assert ours_read((tmp_path / "42").read_bytes())[0] == [p for p in packets if len(p.data) != 49]
+    assert len(packets) == 12
 
 
 def test_by_vtep(tmp_path):
@@ -125,18 +126,22 @@ def test_reassemble(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["100", "101", "102", "200", "201", "202"]
 
 
-def test_filters(tmp_path):
-    frames = [bytes(eth() / ip4() / vxlan(n, sport=50000 + n) / inner_frame(sport=n % 2)) for n in range(6)]
-    run(
-        "-",
-        tmp_path / "{vni}",
-        "--inner",
-        "udp src port 1",
-        "--outer",
-        "udp src portrange 50002-50004",
-        stdin=pcap(frames),
-    )
-    assert content(tmp_path) == {"3": [frames[3]]}
+@pytest.mark.parametrize(
+    "decap",
+    [
+        True,
+        pytest.param(
+            False, marks=pytest.mark.xfail(reason="without --decap, --inner looks at the outer packet", strict=True)
+        ),
+    ],
+)
+def test_filters(decap, tmp_path):
+    frames = [
+        bytes(eth() / ip4() / vxlan(n, sport=50000 + n) / inner_frame(sport=n % 2)) for n in range(6)
+    ]
+    filters = ("--inner", "udp src port 1", "--outer", "udp src portrange 50002-50004")
+    run("-", tmp_path / "{vni}", *filters, *(["--decap"] if decap else []), stdin=pcap(frames))
+    assert content(tmp_path) == {"3": [frames[3][50 if decap else 0 :]]}
 
 
 @pytest.mark.parametrize(

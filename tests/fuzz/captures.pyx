@@ -19,8 +19,11 @@ from vxlanfast._ext.wire.endian cimport load_32, load_be32, store_32
 
 import gc
 import io
+from functools import partial
 
 import vxlanfast as vf
+import vxlanfast.files
+import vxlanfast.survey
 from vxlanfast._ext.io.notes import Annotate
 from vxlanfast._ext.node.decap import Decap
 from vxlanfast._ext.node.reassemble import Reassemble
@@ -31,11 +34,16 @@ from vxlanfast.stats import OTHER
 
 cdef enum:
     CHUNK_LEN = 131072       # what the decoder asks for at once
+    RUN_ROWS = 96
+    RUN_BUFFER_LEN = 40000
     SETTINGS_LEN = 8
     ROW_LEN = 24             # of a row on a tape, before its bytes
     ANY_TIME = 1
     NOTE_BYTES_MAX = 65512   # front and back that fit one option
 
+# Less to clear for each input, and files of several batches and pieces.
+vxlanfast.files.PacketBatch = vxlanfast.survey.PacketBatch = partial(PacketBatch, RUN_ROWS, 0)
+vxlanfast.files.CaptureEncoder = partial(CaptureEncoder, buffer_len=RUN_BUFFER_LEN)
 POOL = {}  # batches to read into, by their rows: new memory costs more than all else here
 FORMATS = (None, "pcap", "nsecpcap", "pcapng")
 PORTS = [(4789, 8472, 53, 6081, 20000, 60000, 2152, 1, 65535, 0x3434), (4789, 8472)]
@@ -156,7 +164,7 @@ cdef class Reading:
     cdef int64_t tick_ns     # of the times they are written with; 0: as they are
     cdef bint restorable     # note the frames as restoring gives them back
 
-    def __init__(self, const uint8_t[::1] data, *, uint8_t how=0, uint32_t rows=256, steps=(), uint64_t leave=0xFFFFFFFFFFFFFFFF,
+    def __init__(self, const uint8_t[::1] data, *, uint8_t how=0, uint32_t rows=RUN_ROWS, steps=(), uint64_t leave=0xFFFFFFFFFFFFFFFF,
                  links=None, int64_t tick_ns=0, bint restorable=False, limit=None, remember=None):
         cdef CaptureDecoder decoder = CaptureDecoder(limit)
         cdef PacketBatch batch = POOL.pop(rows, None) or PacketBatch(rows, 0)

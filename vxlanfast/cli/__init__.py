@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -23,6 +25,15 @@ class Verbs(click.Group):
             return None
         command: click.Command = import_module(f"vxlanfast.cli.{name}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever reads has seen enough; click would make it exit code 1. The interpreter must not complain
+            # when it closes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            ctx.exit(0)
 
 
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,13 +69,6 @@ def main() -> None:
     except VxlanFastError as error:
         print(f"vxlanfast: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # Whoever reads has seen enough. Keep the interpreter from complaining when it closes stdout.
-        sys.stderr.flush()
-        import os
-
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except (KeyboardInterrupt, Interrupted, click.exceptions.Abort):
         print("vxlanfast: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -143,8 +143,8 @@ def command(
             write(path, None)  # what cannot be written is better known before than after
     with progress_on_stderr(quiet) as progress:
         report = run(settings, progress)
-    for path, make in wanted:
-        write(path, make(report))
+    for path, show_as in wanted:
+        write(path, show_as(report))
     if all(path != "-" for path, _ in wanted):
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
         for part in show.text_tables(report):

@@ -72,7 +72,7 @@ def command(
     if restore:
         for name in (*TUNNEL, "threads"):
             if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-                option = f"--{name.replace('_', '-')}"
+                option = next(each.opts[-1] for each in ctx.command.params if each.name == name)
                 raise click.UsageError(f"--restore takes the headers from IN: {option} does not go with it")
         ctx.exit(
             report.run(
