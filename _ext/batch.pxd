@@ -10,6 +10,7 @@ cdef enum:
 
 cdef struct Columns:
     uint32_t n              # rows
+    uint32_t n_source       # of them, those that came from the source; nodes put theirs (fragments, copies) behind
     uint32_t cap            # rows there is room for
     uint64_t arena_len      # bytes used, from 0
     uint64_t arena_cap      # bytes allocated, slack aside

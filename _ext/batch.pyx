@@ -5,6 +5,8 @@ from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
 from libc.string cimport memcpy, memset
 
+from vxlanfast._ext.verdict cimport verdict_in
+
 DEF_ROWS = 2048          # with DEF_ARENA: 64 bytes of file a row, so a chunk of the smallest frames fits its rows
 DEF_ARENA = 128 * 1024   # bytes: two of them and the columns stay in a core's second-level cache
 
@@ -178,7 +180,7 @@ cdef class PacketBatch:
             c.port_in[i] = port_in
             at += body.shape[0]
         c.arena_len = at
-        c.n = n
+        c.n = c.n_source = n
         return batch
 
     cdef int _require_idle(self, str act) except -1:
@@ -201,7 +203,7 @@ cdef class PacketBatch:
         return 0
 
     cdef void reset(self) noexcept nogil:
-        self.c.n = 0
+        self.c.n = self.c.n_source = 0
         self.c.n_order = 0
         self.c.ordered = False
         self.c.n_blocks = 0
@@ -276,7 +278,7 @@ cdef class PacketBatch:
         cdef uint32_t start[65537]
         memset(start, 0, sizeof(start))
         for i in range(c.n):
-            if (leave >> c.verdict[i]) & 1:
+            if verdict_in(leave, c.verdict[i]):
                 start[c.port_out[i] + 1] += 1
         groups = []
         for i in range(65536):
@@ -287,7 +289,7 @@ cdef class PacketBatch:
                 groups.append((i, at, at + total))
             at += total
         for i in range(c.n):
-            if (leave >> c.verdict[i]) & 1:
+            if verdict_in(leave, c.verdict[i]):
                 c.order[start[c.port_out[i]]] = i
                 start[c.port_out[i]] += 1
         c.n_order = at

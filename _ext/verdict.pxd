@@ -1,4 +1,5 @@
 """The outcome of a row: PASS, or one reason. Declared once; texts are in verdict.pyx."""
+from libc.stdint cimport uint8_t, uint64_t
 
 
 cpdef enum Verdict:
@@ -50,3 +51,8 @@ cdef enum:
 
 cdef inline bint verdict_is_punt(int v) noexcept nogil:
     return VERDICT_PUNT_FIRST <= v < VERDICT_DROP_FIRST
+
+
+cdef inline bint verdict_in(uint64_t mask, uint8_t v) noexcept nogil:
+    """Whether ``mask``, a bit per verdict, has ``v``; a number that is no verdict (Python may write any) it never has."""
+    return v < VERDICT_COUNT and (mask >> v) & 1

@@ -291,6 +291,36 @@ def test_peer_with_wrong_output(tmp_path: Path) -> None:
     assert "wrong length" in side.figure().result
 
 
+def test_peer_that_fails_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends early is no fast one: all of the peer's rounds are gone."""
+    monkeypatch.setattr(runner, "check", lambda peer, task: "identical")
+    for second in ("raise SystemExit(3)", "open(out, 'w').write('x')"):
+        state = tmp_path / "state"
+        state.unlink(missing_ok=True)
+        code = (
+            f"import pathlib; out = {str(tmp_path / 'output.pcap')!r}; state = pathlib.Path({str(state)!r})\n"
+            "runs = len(state.read_text()) if state.exists() else 0; state.write_text('x' * (runs + 1))\n"
+            f"if runs == 2: {second}\n"
+            "else: open(out, 'w').write('xx')"
+        )
+        side = side_of(peer_of(code), tmp_path)
+        runner.take_turns([side], tmp_path, 4, 60.0, lambda text: None, "test")
+        figure = side.figure()
+        assert (figure.state, figure.seconds) == (FAILED, ())
+        assert figure.result == (
+            "exit code 3: " if "Exit" in second else "exit code 1: another output than before"
+        )
+        assert len(state.read_text()) == 3
+
+
+def test_failing_call(tmp_path: Path) -> None:
+    """The library call fails as a process does."""
+    task = runner.Inputs(tmp_path).task("decap", TRAFFIC["64"], 10)
+    task.vxlan.write_bytes(b"no capture file at all, not in the least")
+    run = runner.run_call(task)
+    assert (run.code, "not a capture file" in run.said) == (1, True)
+
+
 def test_scaling(tmp_path: Path) -> None:
     """Start-up counts once, the rest as often as there are packets."""
     side = side_of(peer_of("print(2.0)"), tmp_path, packets=1000)
@@ -310,7 +340,7 @@ def test_rounds_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(runner, "check", lambda peer, task: "identical")
     cp, other = (side_of(peer, tmp_path) for peer in (PEERS[0], peer_of("")))
     runner.take_turns([cp, other], tmp_path, 3, 60.0, lambda text: None, "test")
-    assert order == ["cp", "made up"] * 3  # the warm-up, and two rounds: both were slow
+    assert order == ["cp", "made up"] * 3 + ["cp"]  # the warm-up, and two rounds: both were slow
     assert cp.figure().ratio == 1.0
     assert other.figure().seconds == (2.0, 8.0)
     assert other.figure().limit_seconds == (1.0, 2.0)

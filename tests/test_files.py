@@ -1,639 +1,373 @@
-"""Whole files through the library: every format, compression and kind of source and target; counts that add up."""
+"""decap_file, encap_file and restore_file: formats, compressions, kinds of files, accounts and errors."""
 
-from __future__ import annotations
-
-import os
-import random
-import threading
-from collections.abc import Callable
-from io import BytesIO
+import io
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests import make_fixtures as fx
-from tests.support import (
-    FIXTURES,
-    MAGIC_NSEC,
-    Packet,
-    Pcapng,
-    assert_adds_up,
-    capture_path,
-    captures,
-    frames_of,
-    needs_tshark,
-    ours_read,
-    pcap,
-    tshark,
+import vxlanfast as vf
+from tests.make_fixtures import (
+    edge_cases,
+    eth,
+    inner_frame,
+    inner_frames,
+    ip4,
+    other_cases,
+    outer_cases,
+    strict_cases,
+    vxlan,
 )
-from vxlanfast import (
-    CaptureError,
-    CaptureWriter,
-    OutputError,
-    PacketBatch,
-    SpecError,
-    Stats,
-    TunnelSpec,
-    Verdict,
-    decap_file,
-    encap_file,
-    open_capture,
-    restore_file,
-)
-from vxlanfast.sink import open_sink
-from vxlanfast.source import open_source
+from tests.streams import KINDS, pack
+from tests.support import FIXTURES, Packet, Pcapng, assert_adds_up, frames_of, ours_read, pcap
 
-FORMATS = ("pcap", "nsecpcap", "pcapng")
-TUNNEL = TunnelSpec(vni=42, src=fx.A4, dst=fx.B4)
-INNER = [case.inner for case in fx.outer_cases() if case.link == 1]
+ETHERNET = FIXTURES / "outer-ethernet.pcap"
+TUNNEL = vf.TunnelSpec(vni=42, src="192.0.2.1", dst="192.0.2.2")
+CASES = [case for case in (*outer_cases(), *edge_cases(), *other_cases(), *strict_cases()) if case.link == 1]
 
 
-def sample(count: int = 3000, seed: int = 1) -> bytes:
-    """Packets of every kind: with VXLAN and without, whole and cut, over some batches."""
-    rng = random.Random(seed)
-    cases = [case for case in (*fx.outer_cases(), *fx.edge_cases(), *fx.other_cases()) if case.link == 1]
-    packets = [rng.choice(cases).packet(n) for n in range(count)]
-    return pcap(packets, magic=MAGIC_NSEC)
+def inners() -> list[bytes]:
+    return [case.inner for case in outer_cases() if case.link == 1]
 
 
-def summed(stats: Stats) -> int:
-    return stats.passed + stats.kept + stats.dropped
+def decapped(source, **options) -> tuple[vf.Stats, bytes]:
+    """Stats and output of a source given as bytes, path or file."""
+    out = io.BytesIO()
+    stats = vf.decap_file(io.BytesIO(source) if isinstance(source, bytes) else source, out, **options)
+    return stats, out.getvalue()
 
 
-# --- formats and compressions ---------------------------------------------------------------------------
+# --- formats --------------------------------------------------------------------------------------------
+
+FORMATS = {
+    "pcap": {},
+    "pcap-be": {"big": True},
+    "nsecpcap": {"magic": 0xA1B23C4D},
+    "modified": {"magic": 0xA1B2CD34},
+}
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".lz4"])
-@pytest.mark.parametrize("format", FORMATS)
-def test_formats_and_compressions(format: str, suffix: str, tmp_path: Path) -> None:
-    if suffix in (".zst", ".lz4"):
-        pytest.importorskip("zstandard" if suffix == ".zst" else "lz4.frame")
-    source, target = tmp_path / f"in.{format}{suffix}", tmp_path / f"out.{format}{suffix}"
-    stats = decap_file(FIXTURES / "outer-ethernet.pcap", source, other="keep", format=format, ports=[1])
+@pytest.mark.parametrize("source", [*FORMATS, "pcapng", "pcapng-be"])
+@pytest.mark.parametrize("target", ["pcap", "nsecpcap", "pcapng", None])
+def test_every_format_into_every_other(source, target):
+    """The same frames, times and lengths, as far as the format holds the digits of the times."""
+    packets = [
+        Packet(1_700_000_000_123_456_789 + n, frame, len(frame) + n) for n, frame in enumerate(frames_of(ETHERNET))
+    ]
+    if source.startswith("pcapng"):
+        ng = Pcapng(big=source.endswith("be")).interface(1, tsresol=9)
+        for packet in packets:
+            ng.epb(packet.data, units=packet.ts_ns, wire_len=packet.wire_len)
+        data = ng.data
+    else:
+        data = pcap(packets, **FORMATS[source])
+    nanoseconds = source in ("nsecpcap", "pcapng", "pcapng-be") and target != "pcap"
+    stats, out = decapped(data, format=target)
     assert_adds_up(stats)
-    assert stats.kept == len(INNER)
-    stats = decap_file(source, target)
+    read, fault = ours_read(out)
+    assert fault is None
+    assert [packet.data for packet in read] == inners()
+    assert [p.ts_ns for p in read] == [p.ts_ns if nanoseconds else p.ts_ns // 1000 * 1000 for p in packets]
+    magics = {"pcap": "d4c3b2a1", "nsecpcap": "4d3cb2a1", "pcapng": "0a0d0d0a"}
+    if target:
+        swapped = source.endswith("-be") and source.removesuffix("-be") == target == "pcap"
+        assert out[:4].hex() == ("a1b2c3d4" if swapped else magics[target])
+    cut = target == "pcap" and source in ("nsecpcap", "pcapng", "pcapng-be")
+    assert any("times are cut to microseconds" in warning for warning in stats.warnings) == cut
+
+
+@pytest.mark.parametrize("kind_in", [*KINDS, None])
+@pytest.mark.parametrize("kind_out", [*KINDS, None])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_compressions(kind_in, kind_out, threads, tmp_path):
+    source, target = tmp_path / "in", tmp_path / f"out.pcap.{kind_out or ''}".rstrip(".")
+    data = ETHERNET.read_bytes()
+    source.write_bytes(pack(kind_in, data) if kind_in else data)
+    stats = vf.decap_file(source, target, threads=threads)
     assert_adds_up(stats)
-    assert (stats.packets, stats.passed, stats.written) == (len(INNER),) * 3
-    assert stats.written_bytes == sum(len(frame or b"") for frame in INNER)
     assert stats.input_bytes == source.stat().st_size
-    with open_source(target) as plain:
-        assert plain.compression == (suffix[1:] or None)
-        data, buffer = b"", bytearray(1 << 16)
-        while n := plain.readinto(buffer):
-            data += buffer[:n]
-    packets, fault = ours_read(data)
-    assert fault is None
-    assert [p.data for p in packets] == INNER
-    assert os.listdir(tmp_path).count(target.name) == 1
-    assert len(os.listdir(tmp_path)) == 2  # nothing half-written beside them
+    # Back in, unchanged: no packet goes to that port.
+    _, out = decapped(target, ports=(1,), other="keep")
+    assert frames_of(out) == inners()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in", target.name])
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("verb", ["decap", "encap"])
-def test_format_is_the_inputs_unless_named(verb: str, format: str) -> None:
-    source = BytesIO()
-    decap_file(FIXTURES / "inner.pcap", source, other="keep", format=format)
-    for wanted in (None, *FORMATS):
-        out = BytesIO()
-        if verb == "decap":
-            decap_file(BytesIO(source.getvalue()), out, other="keep", format=wanted)
-        else:
-            encap_file(BytesIO(source.getvalue()), out, TUNNEL, format=wanted)
-        with open_capture(BytesIO(out.getvalue())) as capture:
-            assert sum(len(batch) for batch in capture.batches()) == 30
-            assert capture.decoder.format == (wanted or format)
+# --- kinds of files -------------------------------------------------------------------------------------
 
 
-# --- sources and targets --------------------------------------------------------------------------------
+def test_kinds_of_files(tmp_path):
+    """str, PathLike, FileIO, buffered, BytesIO, and an object with nothing but read() or write()."""
 
+    class Reads:
+        def __init__(self, data: bytes) -> None:
+            self.file = io.BytesIO(data)
 
-def as_text(path: Path) -> Any:
-    return str(path)
+        def read(self, size: int) -> bytes:
+            return self.file.read(min(size, 100))
 
-
-def as_path(path: Path) -> Any:
-    return path
-
-
-def as_bytes_path(path: Path) -> Any:
-    class PathLike:
-        def __fspath__(self) -> str:
-            return str(path)
-
-    return PathLike()
-
-
-@pytest.mark.parametrize("how", [as_text, as_path, as_bytes_path])
-def test_paths(how: Callable[[Path], Any], tmp_path: Path) -> None:
-    out = tmp_path / "out.pcap"
-    stats = decap_file(how(FIXTURES / "outer-ethernet.pcap"), how(out))
-    assert_adds_up(stats)
-    assert frames_of(out) == INNER
-
-
-def test_file_objects(tmp_path: Path) -> None:
-    """Open files, raw and buffered, and anything with read or write; they stay open, and start where they stand."""
-    data = (FIXTURES / "outer-ethernet.pcap").read_bytes()
-    path = tmp_path / "in"
-    path.write_bytes(b"before" + data)
-
-    class OnlyRead:
+    class Writes:
         def __init__(self) -> None:
-            self.file = BytesIO(data)
+            self.pieces: list[bytes] = []
 
-        def read(self, size: int = -1) -> bytes:
-            return self.file.read(min(size, 100) if size > 0 else size)
+        def write(self, buffer) -> int:
+            self.pieces.append(bytes(buffer)[:50])
+            return len(self.pieces[-1])
 
-    class OnlyWrite:
-        def __init__(self) -> None:
-            self.got = b""
-
-        def write(self, piece: Any) -> int:
-            self.got += bytes(piece)
-            return len(piece)
-
+    data = ETHERNET.read_bytes()
+    _, expected = decapped(data)
+    outs = [tmp_path / "a", str(tmp_path / "b")]
+    with ETHERNET.open("rb", buffering=0) as raw, ETHERNET.open("rb") as buffered:
+        for source in (ETHERNET, str(ETHERNET), raw, buffered, io.BytesIO(data), Reads(data)):
+            for target in outs:
+                assert vf.decap_file(source, target).passed == 28
+                assert Path(target).read_bytes() == expected
+                if hasattr(source, "seek"):
+                    source.seek(0)
+                elif isinstance(source, Reads):
+                    source.file.seek(0)
+        assert not raw.closed and not buffered.closed
     for buffering in (0, -1):
-        with (
-            open(path, "rb", buffering=buffering) as source,
-            open(tmp_path / "out", "w+b", buffering=buffering) as target,
-        ):
-            source.seek(6)
-            assert_adds_up(decap_file(source, target))
-            target.seek(0)
-            assert frames_of(target.read()) == INNER
-    only_write = OnlyWrite()
-    assert_adds_up(decap_file(OnlyRead(), only_write))
-    assert frames_of(only_write.got) == INNER
+        with (tmp_path / "c").open("wb", buffering=buffering) as file:
+            vf.decap_file(ETHERNET, file, threads=2)
+            assert not file.closed
+        assert (tmp_path / "c").read_bytes() == expected
+    writes = Writes()
+    vf.decap_file(ETHERNET, writes)
+    assert b"".join(writes.pieces) == expected
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_pipes(threads: int) -> None:
-    data = sample()
-    expected = BytesIO()
-    decap_file(BytesIO(data), expected)
-    r, w = os.pipe()
-    r2, w2 = os.pipe()
-
-    def feed() -> None:
-        with open(w, "wb") as file:
-            file.write(data)
-
-    def run() -> None:
-        with open(r, "rb") as source, open(w2, "wb") as target:
-            done.append(decap_file(source, target, threads=threads))
-
-    done: list[Stats] = []
-    workers = [threading.Thread(target=work) for work in (feed, run)]
-    for worker in workers:
-        worker.start()
-    with open(r2, "rb") as file:
-        got = file.read()
-    for worker in workers:
-        worker.join()
-    assert got == expected.getvalue()
-    assert_adds_up(done[0])
+def test_wrong_kinds(tmp_path):
+    for wrong in (None, 3, object(), [ETHERNET]):
+        with pytest.raises(TypeError):
+            vf.decap_file(wrong, io.BytesIO())
+        with pytest.raises(TypeError):
+            vf.decap_file(ETHERNET, wrong)
+    with pytest.raises(TypeError, match="binary"):
+        vf.decap_file(io.StringIO("text"), io.BytesIO())
 
 
-# --- counting -------------------------------------------------------------------------------------------
+# --- accounts -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("other", ["drop", "keep", "fail"])
-@pytest.mark.parametrize(
-    "how", [{}, {"strict": True}, {"levels": None}, {"reassemble": True}, {"vni": 42}, {"vni": [(1, 41)]}]
-)
-def test_counts_add_up(other: str, how: dict[str, Any]) -> None:
-    data = sample()
-    out = BytesIO()
-    stats = decap_file(BytesIO(data), out, other=other, **how)
-    assert_adds_up(stats)
-    packets, fault = ours_read(out.getvalue())
-    assert fault is None
-    assert stats.packets == 3000
-    assert stats.written == len(packets) == stats.passed + stats.kept
-    assert stats.written_bytes == sum(len(p.data) for p in packets)
-    assert bool(stats.kept) == (other == "keep")
-    assert stats.others > 0
-    assert set(stats.drops) <= {verdict.name for verdict in Verdict}
-    assert stats.as_dict()["dropped"] == stats.dropped
-    assert "\n" not in stats.summary()
-    assert stats.summary().startswith("3,000 packets read, ")
+def test_count():
+    for count in (1, 27, 28, 29):
+        for threads in (1, 2):
+            stats, out = decapped(ETHERNET, count=count, threads=threads)
+            assert (stats.packets, len(frames_of(out))) == (min(count, 28),) * 2
 
 
-@captures("vxlan")
-def test_counts_add_up_for_others(row: dict[str, str]) -> None:
-    path = capture_path("vxlan", row["file"])
-    for how in (
-        {},
-        {"other": "keep"},
-        {"strict": True},
-        {"reassemble": True},
-        {"levels": None},
-        {"meta": "comment"},
-    ):
-        stats = decap_file(path, BytesIO(), **how)  # type: ignore[arg-type]
-        assert_adds_up(stats)
-        assert stats.packets == int(row["packets"])
-    back = encap_file(path, BytesIO(), TUNNEL)
-    assert_adds_up(back)
+def test_watch():
+    """Called once a batch with packets so far, bytes so far and the size; True ends the run behind the batch."""
+    one = ETHERNET.read_bytes()
+    data = one[:24] + one[24:] * 2000
+    calls: list[tuple[int, int, int]] = []
+    stats, out = decapped(data, watch=lambda *call: calls.append(call))  # type: ignore[func-returns-value]
+    assert not stats.interrupted
+    assert len(calls) > 2 and calls == sorted(calls)
+    assert calls[-1][:2] == (56000, len(data)) and {size for _, _, size in calls} == {len(data)}
+    stats, part = decapped(data, watch=lambda packets, position, size: packets >= calls[1][0])
+    assert stats.interrupted and "[interrupted]" in stats.summary()
+    assert stats.packets == stats.written == len(frames_of(part)) == calls[1][0]
+    assert out.startswith(part)
 
 
-@pytest.mark.parametrize("count", [1, 7, 2999, 3000, 9999])
-def test_count(count: int) -> None:
-    out = BytesIO()
-    stats = decap_file(BytesIO(sample()), out, count=count, other="keep")
-    assert_adds_up(stats)
-    assert stats.packets == stats.written == min(count, 3000)
-    assert len(ours_read(out.getvalue())[0]) == min(count, 3000)
-    assert stats.fault is None
+def test_an_error_in_watch_leaves_no_file(tmp_path):
+    def watch(*call: object) -> bool:
+        raise RuntimeError("enough")
 
-
-@pytest.mark.parametrize("count", [0, -1])
-def test_count_of_nothing(count: int, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=f"count = {count}: at least 1"):
-        decap_file(BytesIO(sample(3)), tmp_path / "out", count=count)
-
-
-def test_order_is_kept() -> None:
-    data = sample()
-    out = BytesIO()
-    decap_file(BytesIO(data), out, other="keep")
-    assert [p.ts_ns for p in ours_read(out.getvalue())[0]] == [p.ts_ns for p in ours_read(data)[0]]
-
-
-# --- threads --------------------------------------------------------------------------------------------
-
-
-def big_mixed() -> bytes:
-    """Several sections and interfaces, again and again."""
-    return fx.mixed() * 150
-
-
-THREADED: list[tuple[str, Callable[[], bytes], Callable[..., Stats], dict[str, Any]]] = [
-    ("decap", lambda: sample(30_000), decap_file, {}),
-    ("decap-keep-pcapng", lambda: sample(30_000), decap_file, {"other": "keep", "format": "pcapng"}),
-    ("decap-mixed", big_mixed, decap_file, {"other": "keep"}),
-    ("decap-comment", big_mixed, decap_file, {"other": "keep", "meta": "comment"}),
-    ("decap-interface", big_mixed, decap_file, {"meta": "interface"}),
-    ("decap-to-pcap", big_mixed, decap_file, {"format": "nsecpcap"}),
-    ("encap", lambda: pcap([bytes(60 + n % 1400) for n in range(9000)]), encap_file, {"tunnel": TUNNEL}),
-    (
-        "fragment",
-        lambda: pcap([bytes(60 + n % 2400) for n in range(5000)]),
-        encap_file,
-        {"tunnel": TunnelSpec(vni=1, src=fx.A6, dst=fx.B6, mtu=1280, mtu_policy="fragment")},
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("make", "verb", "how"), [row[1:] for row in THREADED], ids=[row[0] for row in THREADED]
-)
-def test_threads_make_the_same_bytes(
-    make: Callable[[], bytes], verb: Callable[..., Stats], how: dict[str, Any], tmp_path: Path
-) -> None:
-    data = make()
-    source = tmp_path / "in"
-    source.write_bytes(data)
-    results, counts = set(), set()
-    for threads in (1, 2, 5):
-        for target in (tmp_path / "out", BytesIO(), tmp_path / "out.gz"):
-            stats = verb(source, target, threads=threads, **how)
-            assert_adds_up(stats)
-            counts.add(
-                (
-                    stats.packets,
-                    stats.passed,
-                    stats.kept,
-                    stats.written,
-                    stats.written_bytes,
-                    *sorted(stats.drops.items()),
-                )
-            )
-            if isinstance(target, BytesIO):
-                results.add(target.getvalue())
-            elif target.suffix == ".gz":
-                import gzip
-
-                results.add(gzip.decompress(target.read_bytes()))
-            else:
-                results.add(target.read_bytes())
-    assert len(results) == 1
-    assert len(counts) == 1
-
-
-def test_threads_pass_errors_on(tmp_path: Path) -> None:
-    class Full:
-        def write(self, piece: Any) -> int:
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(OutputError, match="No space left on device"):
-        decap_file(BytesIO(sample(30_000)), Full(), threads=3)
-    with pytest.raises(SpecError, match="threads = 0: at least 1"):
-        decap_file(BytesIO(sample(1)), BytesIO(), threads=0)
-    cut = sample(30_000)[:-5]
     for threads in (1, 3):
-        out = tmp_path / f"{threads}.pcap"
-        with pytest.raises(CaptureError, match="cut in the middle of a record") as error:
-            decap_file(BytesIO(cut), out, threads=threads)
-        assert isinstance(error.value.stats, Stats)
-        assert error.value.stats.packets == 29_999
-    assert (tmp_path / "1.pcap").read_bytes() == (tmp_path / "3.pcap").read_bytes()
+        with pytest.raises(RuntimeError, match="enough"):
+            vf.decap_file(ETHERNET, tmp_path / "out", watch=watch, threads=threads)
+        assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    picks=st.lists(st.sampled_from(CASES), max_size=40),
+    other=st.sampled_from(["keep", "drop", "fail"]),
+    strict=st.booleans(),
+    levels=st.sampled_from([1, 2, None]),
+    vni=st.sampled_from([None, 42, {0, (5, 99)}]),
+    reassemble=st.booleans(),
+    meta=st.sampled_from(["none", "comment", "interface"]),
+    threads=st.integers(1, 3),
+    inner=st.sampled_from([None, "udp", "arp"]),
+    outer=st.sampled_from([None, "ip6"]),
+    ng=st.booleans(),
+)
+@settings(max_examples=60)
+def test_accounts_add_up(picks, other, strict, levels, vni, reassemble, meta, threads, inner, outer, ng):
+    """packets = passed + kept + dropped and written = what is in the output, whatever the options."""
+    packets = [case.packet(n) for n, case in enumerate(picks)]
+    if ng:
+        capture = Pcapng().interface(1, tsresol=9)
+        for packet in packets:
+            capture.epb(packet.data, units=packet.ts_ns, wire_len=packet.wire_len)
+        data = capture.data
+    else:
+        data = pcap(packets)
+    stats, out = decapped(
+        data,
+        other=other,
+        strict=strict,
+        levels=levels,
+        vni=vni,
+        reassemble=reassemble,
+        meta=meta,
+        threads=threads,
+        inner=inner,
+        outer=outer,
+    )
+    assert_adds_up(stats)
+    frames = frames_of(out)
+    assert stats.packets == len(picks)
+    assert stats.written == len(frames) == stats.passed + stats.kept
+    assert stats.written_bytes == sum(map(len, frames))
+    assert stats.kept == (stats.others if other == "keep" and outer is None else stats.kept)
+    assert stats.fault is None and not stats.interrupted
+
+
+@given(
+    mtu=st.sampled_from([None, 576, 1500]),
+    policy=st.sampled_from(["warn", "drop", "fragment"]),
+    threads=st.integers(1, 2),
+    picks=st.lists(st.sampled_from(inner_frames()), max_size=30),
+    v6=st.booleans(),
+)
+@settings(max_examples=30)
+def test_encap_accounts_add_up(mtu, policy, threads, picks, v6):
+    mtu = 1280 if mtu == 576 and v6 else mtu
+    ends = ("2001:db8::1", "2001:db8::2") if v6 else ("192.0.2.1", "192.0.2.2")
+    spec = vf.TunnelSpec(vni=7, src=ends[0], dst=ends[1], mtu=mtu, mtu_policy=policy)
+    out = io.BytesIO()
+    stats = vf.encap_file(io.BytesIO(pcap(picks)), out, spec, threads=threads)
+    assert_adds_up(stats)
+    frames = frames_of(out.getvalue())
+    assert stats.written == len(frames)
+    over = sum(mtu is not None and len(frame) + spec.overhead - 14 > mtu for frame in picks)
+    assert stats.details["over_mtu"] == over
+    assert stats.dropped == (over if policy == "drop" else 0)
+    if policy != "fragment":
+        assert [frame[spec.overhead :] for frame in frames] == [
+            f for f in picks if policy == "warn" or mtu is None or len(f) + spec.overhead - 14 <= mtu
+        ]
+    else:
+        assert all(mtu is None or len(frame) <= mtu + 14 for frame in frames)
+
+
+@given(
+    picks=st.lists(st.sampled_from(CASES), max_size=30),
+    meta=st.sampled_from(["comment", "interface"]),
+    other=st.sampled_from(["keep", "drop"]),
+    levels=st.sampled_from([1, None]),
+)
+@settings(max_examples=60)
+def test_restore_gives_the_original(picks, meta, other, levels):
+    packets = [case.packet(n) for n, case in enumerate(picks)]
+    first, kept = decapped(pcap(packets, magic=0xA1B23C4D), meta=meta, other=other, levels=levels)
+    out = io.BytesIO()
+    stats = vf.restore_file(io.BytesIO(kept), out)
+    assert_adds_up(stats)
+    assert stats.passed == first.passed
+    if other == "keep":
+        assert [p[:3] for p in ours_read(out.getvalue())[0]] == [p[:3] for p in packets]
+    else:
+        assert stats.packets == first.passed and stats.kept == 0
 
 
 # --- faults ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("verb", ["decap", "encap", "restore"])
-def test_a_cut_file_gives_every_whole_packet(format: str, verb: str, tmp_path: Path) -> None:
-    """And then the error, with where, and what was done."""
-    source = BytesIO()
-    decap_file(FIXTURES / "inner.pcap", source, other="keep", format=format)
-    data = source.getvalue()
-    whole = len(ours_read(data)[0])
-    path, out = tmp_path / "cut", tmp_path / "out"
-    for lost in (1, 40):
-        path.write_bytes(data[:-lost])
-        with pytest.raises(CaptureError) as error:
-            if verb == "decap":
-                decap_file(path, out, other="keep")
-            elif verb == "encap":
-                encap_file(path, out, TUNNEL)
-            else:
-                restore_file(path, out)
-        assert str(error.value).startswith(f"{path}: cut in the middle of a record: ")
-        assert error.value.path == str(path)
-        stats = error.value.stats
-        assert isinstance(stats, Stats)
-        assert_adds_up(stats)
-        assert stats.packets == stats.written == len(frames_of(out)) == whole - 1
-        assert stats.fault == str(error.value)
-        assert error.value.offset == len(data) - lost - len(data[error.value.offset : -lost])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("cut", [1, 17, 40])
+def test_cut_input(threads, cut, tmp_path):
+    """CaptureError with what was done, where, and of which file; the output is whole."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(ETHERNET.read_bytes()[:-cut])
+    with pytest.raises(vf.CaptureError) as caught:
+        vf.decap_file(source, out, threads=threads)
+    error = caught.value
+    assert error.path == str(source) and error.exit_code == 1
+    assert isinstance(error.stats, vf.Stats)
+    assert_adds_up(error.stats)
+    assert error.stats.packets == error.stats.written == 27
+    assert error.stats.fault == str(error)
+    assert frames_of(out) == inners()[:27]
+    with pytest.raises(vf.CaptureError) as caught:
+        vf.encap_file(source, out, TUNNEL, threads=threads)
+    assert caught.value.stats.written == 27
 
 
-def test_a_fault_in_the_middle(tmp_path: Path) -> None:
-    ng = Pcapng().interface().epb(fx.outer_cases()[0].frame).epb(b"", interface=5).epb(b"")
-    out = tmp_path / "out.pcapng"
-    with pytest.raises(CaptureError, match="a packet of interface 5; the section has described 1") as error:
-        decap_file(BytesIO(ng.data), out)
-    assert isinstance(error.value.stats, Stats)
-    assert error.value.stats.packets == 1
-    assert frames_of(out) == [fx.outer_cases()[0].inner]
+def test_no_capture_leaves_no_file(tmp_path):
+    for data in (b"", b"x", b"no capture" * 99):
+        with pytest.raises(vf.CaptureError) as caught:
+            vf.decap_file(io.BytesIO(data), tmp_path / "out")
+        assert caught.value.stats is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_errors(tmp_path):
+    source = tmp_path / "in"
+    source.write_bytes(ETHERNET.read_bytes())
+    with pytest.raises(vf.OutputError, match="is the input"):
+        vf.decap_file(source, source)
+    with pytest.raises(vf.OutputError) as caught:
+        vf.decap_file(source, tmp_path / "none" / "out")
+    assert isinstance(caught.value, OSError) and caught.value.filename == str(tmp_path / "none" / "out")
+    with pytest.raises(vf.OutputError, match="No space left"):
+        vf.decap_file(source, "/dev/full")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.parametrize(
-    ("data", "text"),
+    "options",
     [
-        (b"", "empty: no capture file"),
-        (b"\xd4\xc3\xb2\xa1", "cut inside the file header: 4 bytes"),
-        (b"GIF89a", "not a capture file: it starts with 0x47494638"),
+        {"format": "erf"},
+        {"count": 0},
+        {"threads": 0},
+        {"levels": 0},
+        {"levels": 256},
+        {"other": "burn"},
+        {"meta": "all"},
+        {"ports": (0,)},
+        {"ports": (65536,)},
+        {"vni": -1},
+        {"vni": 1 << 24},
+        {"vni": ()},
+        {"vni": {(5, 4)}},
+        {"meta": "comment", "format": "pcap"},
     ],
+    ids=str,
 )
-@pytest.mark.parametrize("verb", [decap_file, restore_file])
-def test_no_capture_at_all(data: bytes, text: str, verb: Callable[..., Stats], tmp_path: Path) -> None:
-    """Nothing is written under the name, and what stood there stays."""
-    out = tmp_path / "out.pcap"
-    for before in (None, b"precious"):
-        if before is not None:
-            out.write_bytes(before)
-        with pytest.raises(CaptureError) as error:
-            verb(BytesIO(data), out)
-        assert text in str(error.value)
-        assert error.value.exit_code == 1
-        assert (out.read_bytes() if out.exists() else None) == before
-        assert os.listdir(tmp_path) == (["out.pcap"] if before else [])
+def test_spec_errors(options, tmp_path):
+    with pytest.raises(vf.SpecError) as caught:
+        vf.decap_file(ETHERNET, tmp_path / "out", **options)
+    assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_only_a_header() -> None:
-    for data in (pcap([]), Pcapng().data, Pcapng().interface().data):
-        out = BytesIO()
-        stats = decap_file(BytesIO(data), out)
-        assert_adds_up(stats)
-        assert (stats.packets, stats.written, stats.warnings) == (0, 0, ())
-        assert ours_read(out.getvalue()) == ([], None)
+def test_restore_spec_error(tmp_path):
+    with pytest.raises(vf.SpecError, match="keep, drop or fail"):
+        vf.restore_file(ETHERNET, tmp_path / "out", other="burn")
+
+
+def test_filter_error(tmp_path):
+    for side in ("inner", "outer"):
+        with pytest.raises(vf.FilterError, match="no such"):
+            vf.decap_file(ETHERNET, tmp_path / "out", **{side: "no such thing"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_captures():
+    for data in (pcap([]), Pcapng().data, Pcapng().interface(1).data):
+        stats, out = decapped(data)
+        assert stats.packets == 0 and not stats.warnings and frames_of(out) == []
         assert stats.summary() == "0 packets read, 0 decapsulated"
 
 
-def test_names_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(CaptureError, match="No such file or directory"):
-        decap_file(tmp_path / "nothing", BytesIO())
-    with pytest.raises(CaptureError, match="Is a directory"):
-        decap_file(tmp_path, BytesIO())
-    with pytest.raises(OutputError, match="there is no directory"):
-        decap_file(FIXTURES / "inner.pcap", tmp_path / "no" / "out.pcap")
-    source = tmp_path / "in.pcap"
-    source.write_bytes(sample(10))
-    with pytest.raises(OutputError, match="is the input"):
-        decap_file(source, source)
-    assert source.read_bytes() == sample(10)
-
-
-@pytest.mark.parametrize(
-    ("how", "text"),
-    [
-        ({"format": "cap"}, "format 'cap': pcap, nsecpcap, pcapng"),
-        ({"other": "x"}, "other = 'x': keep, drop or fail"),
-        ({"meta": "x"}, "meta = 'x': none, comment or interface"),
-        ({"levels": 0}, "levels = 0: 1 to 255, or all"),
-        ({"levels": 256}, "levels = 256"),
-        ({"ports": [0]}, "UDP port 0: 1 to 65535"),
-        ({"vni": []}, "vni: an empty set keeps nothing"),
-        ({"vni": 1 << 24}, "VNI 16777216: 0 to 16777215"),
-        ({"vni": [(5, 1)]}, "VNI range 5-1: 0 to 16777215"),
-    ],
-)
-def test_options_name_what_is_wrong(how: dict[str, Any], text: str, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with pytest.raises(SpecError) as error:
-        decap_file(FIXTURES / "inner.pcap", out, **how)
-    assert text in str(error.value)
-    assert error.value.exit_code == 2
-    assert not out.exists()
-    with pytest.raises(SpecError):
-        restore_file(FIXTURES / "inner.pcap", out, other="x")
-
-
-def test_vnis_in_every_form() -> None:
-    data = pcap([fx.nested(3)[n] for n in range(3)])  # VNIs 2, 1, 0
-    for vni, passed in (
-        (2, 1),
-        ([0, 2], 2),
-        ([(0, 1)], 2),
-        ([2, (1, 5), 3], 2),
-        (None, 3),
-        (range(3), 3),
-        (9, 0),
-    ):
-        stats = decap_file(BytesIO(data), BytesIO(), vni=vni)  # type: ignore[arg-type]
-        assert_adds_up(stats)
-        assert stats.passed == passed
-        assert stats.drops == ({"DROP_FILTER_VNI": 3 - passed} if passed < 3 else {})
-
-
-# --- warnings -------------------------------------------------------------------------------------------
-
-
-def test_not_one_packet_was_vxlan() -> None:
-    data = pcap([fx.other_cases()[2].frame] * 3)
-    stats = decap_file(BytesIO(data), BytesIO())
-    assert stats.warnings == (
-        "not one packet was VXLAN (3 UDP, but not to a VXLAN port); --port adds UDP ports to look at",
-    )
-    assert decap_file(BytesIO(data), BytesIO(), ports=[4790]).warnings == ()
-
-
-def test_unsupported_link_types_are_named() -> None:
-    ng = Pcapng().interface(147).interface(9999).interface(1)
-    ng.epb(b"x").epb(b"y", interface=1).epb(b"z", interface=1).epb(fx.outer_cases()[0].frame, interface=2)
-    stats = decap_file(BytesIO(ng.data), BytesIO())
-    assert_adds_up(stats)
-    assert stats.unsupported == 3
-    assert len(stats.warnings) == 2
-    assert stats.warnings[0].startswith("link type USER0 (147) is not supported: 1 packet")
-    assert stats.warnings[1].startswith("link type number 9999 is not supported: 2 packets")
-
-
-def test_section_of_an_unknown_version_is_told() -> None:
-    ng = Pcapng(section=False)
-    ng.section(big=False, major=3).interface().epb(fx.outer_cases()[0].frame)
-    stats = decap_file(BytesIO(ng.data), BytesIO())
-    assert stats.warnings == ("a pcapng section of an unknown version was read as version 1",)
-
-
-# --- watching -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_watch_sees_progress_and_can_stop(threads: int, tmp_path: Path) -> None:
-    source = tmp_path / "in.pcap"
-    source.write_bytes(sample(20_000))
-    seen: list[tuple[int, int, int | None]] = []
-
-    def watch(packets: int, position: int, size: int | None) -> bool:
-        seen.append((packets, position, size))
-        return False
-
-    stats = decap_file(source, BytesIO(), watch=watch, threads=threads)
-    assert not stats.interrupted
-    assert seen[-1] == (20_000, source.stat().st_size, source.stat().st_size)
-    assert seen == sorted(seen)
-    assert len(seen) > 3
-    out = tmp_path / "out.pcap"
-    stats = decap_file(source, out, watch=lambda packets, position, size: packets > 0, threads=threads)
-    assert_adds_up(stats)
-    assert stats.interrupted
-    assert 0 < stats.packets < 20_000
-    assert len(frames_of(out)) == stats.written
-    assert "[interrupted]" in stats.summary()
-
-
-# --- batches of a capture, and a writer of them ---------------------------------------------------------
-
-
-def test_capture_reads_batches() -> None:
-    data = sample(5000)
-    with open_capture(BytesIO(data)) as capture:
-        assert capture.fault is None
-        kept = []
-        for batch in capture.batches():
-            kept.append(batch)  # a batch that is held is not used again
-        assert sum(map(len, kept)) == 5000
-        assert len({id(batch) for batch in kept}) == len(kept) > 3
-    with open_capture(BytesIO(data)) as capture:
-        again: set[int] = set()
-        frames = []
-        for batch in capture.batches():
-            again.add(id(batch))
-            frames += [bytes(batch.frame(i)) for i in range(len(batch))]
-        del batch
-        assert len(again) <= 2  # and one that is not, is
-        assert frames == frames_of(data)
-    with (
-        open_capture(BytesIO(data[:-1]), count=9999) as capture,
-        pytest.raises(CaptureError, match="cut in the middle"),
-    ):
-        list(capture.batches())
-    with open_capture(BytesIO(data), count=3) as capture:
-        assert [len(batch) for batch in capture.batches()] == [3]
-
-
-def test_views_of_a_batch_survive_the_next() -> None:
-    with open_capture(BytesIO(sample(5000))) as capture:
-        views = [(batch.frame(0), bytes(batch.frame(0))) for batch in capture.batches()]
-    assert len(views) > 3
-    assert all(bytes(view) == copy for view, copy in views)
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_capture_writer(format: str, tmp_path: Path) -> None:
-    out = tmp_path / f"out.{format}"
-    batch = PacketBatch.from_frames([b"abc", b"defg"], ts_ns=[1_000_000_001, 2_000_000_002])
-    with CaptureWriter(out, format=format) as writer:
-        writer.write(batch)
-        assert not out.exists()
-        writer.write(batch)
-    packets, fault = ours_read(out.read_bytes())
-    assert fault is None
-    round_to = 1000 if format == "pcap" else 1
-    times = [1_000_000_001 // round_to * round_to, 2_000_000_002 // round_to * round_to]
-    assert packets == [Packet(times[0], b"abc", 3), Packet(times[1], b"defg", 4)] * 2
-
-
-def test_capture_writer_leaves_nothing_after_an_error(tmp_path: Path) -> None:
-    out = tmp_path / "out.pcap"
-    with pytest.raises(RuntimeError), CaptureWriter(out) as writer:
-        writer.write(PacketBatch.from_frames([b"abc"]))
-        raise RuntimeError
-    assert os.listdir(tmp_path) == []
-
-
-def test_decapsulated_batches_can_be_written(tmp_path: Path) -> None:
-    """The README's loop: read, decapsulate, write."""
-    from vxlanfast import decap_batch
-
-    out = tmp_path / "out.pcap"
-    with open_capture(FIXTURES / "outer-ethernet.pcap") as capture, CaptureWriter(out) as writer:
-        for batch in capture.batches():
-            writer.write(decap_batch(batch))
-    assert frames_of(out) == INNER
-
-
-def test_sinks_take_their_name_at_the_end(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    sink = open_sink(out)
-    sink.write(b"abc")
-    assert not out.exists()
-    sink.commit()
-    assert out.read_bytes() == b"abc"
-
-
-# --- beside tshark --------------------------------------------------------------------------------------
-
-
-@needs_tshark
-@pytest.mark.tshark
-def test_tshark_reads_every_inner_frame(tmp_path: Path) -> None:
-    """What it sees behind VXLAN before, it sees alone after."""
-    source, out = FIXTURES / "outer-ethernet.pcap", tmp_path / "out.pcap"
-    decap_file(source, out)
-    options = ("-E", "occurrence=l", "-d", "udp.port==8472,vxlan")
-    fields = ("eth.src", "eth.dst", "eth.type", "frame.time_epoch")
-    before = tshark(source, *fields, options=options, decode="vxlan")
-    after = tshark(out, *fields, options=options)
-    assert len(before) >= len(INNER) - 3  # tags of 0x9200 and the like are not its
-    assert [row for row in before if row in after] == before
-
-
-@needs_tshark
-@pytest.mark.tshark
-@pytest.mark.parametrize("ips", [(fx.A4, fx.B4), (fx.A6, fx.B6)])
-def test_tshark_finds_no_wrong_checksum(ips: tuple[str, str], tmp_path: Path) -> None:
-    out = tmp_path / "out.pcap"
-    encap_file(FIXTURES / "inner.pcap", out, TunnelSpec(vni=77, src=ips[0], dst=ips[1], udp_csum="on", ttl=9))
-    options = ("-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE")
-    rows = tshark(out, "vxlan.vni", "udp.checksum.status", "udp.dstport", "frame.len", options=options)
-    assert [row[:3] for row in rows] == [["77", "1", "4789"]] * 30
-    bad = tshark(out, "frame.number", options=options, decode="ip.checksum.status==0 and ip.src==192.0.2.1")
-    assert bad == []
+def test_vni_sets():
+    data = pcap([bytes(eth() / ip4() / vxlan(vni) / inner_frame(b"%d" % vni)) for vni in range(1, 10)])
+    for vni, kept in ((3, [3]), ({1, 9}, [1, 9]), ([(2, 4), 4, (8, 8)], [2, 3, 4, 8]), (None, [*range(1, 10)])):
+        stats, out = decapped(data, vni=vni)
+        assert [int(frame[42:]) for frame in frames_of(out)] == kept
+        assert stats.drops == ({"DROP_FILTER_VNI": 9 - len(kept)} if len(kept) < 9 else {})

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from vxlanfast._ext.batch import PacketBatch
-from vxlanfast._ext.io.notes import COMMENT_PREFIX, PEN, Annotate, Restore
+from vxlanfast._ext.io.notes import COMMENT_PREFIX, PEN, Annotate, Remember, Restore
 from vxlanfast._ext.io.writer import CaptureEncoder
 from vxlanfast._ext.node.decap import Decap
 from vxlanfast._ext.table.tunnels import TunnelTable
@@ -314,7 +314,8 @@ def decap_plan(
     if levels is not None and not 1 <= levels <= 255:
         raise SpecError(f"levels = {levels}: 1 to 255, or all")
     ports = [check_port(port) for port in ports]
-    decap = Decap(ports, vnis=vni_ranges(vni), levels=levels or 0, strict=strict, peek=peek)
+    # An inner filter needs the inner frame: then VXLAN comes off for it, and is put back.
+    decap = Decap(ports, vnis=vni_ranges(vni), levels=levels or 0, strict=strict, peek=peek and inner is None)
     plan = Plan("decap", [], [])
     outer_filter = _filters(outer, Verdict.DROP_FILTER_OUTER)
     inner_filter = _filters(inner, Verdict.DROP_FILTER_INNER)
@@ -330,18 +331,21 @@ def decap_plan(
         plan.steps.append(lambda batch, ordinal: outer_filter.process(batch))
         plan.nodes.append(outer_filter)
     notes = Annotate(comment=meta == "comment") if meta != "none" else None
-    if notes is not None:
-        plan.steps.append(lambda batch, ordinal: notes.remember(batch))
+    frames = notes if notes is not None else Remember()
+    if notes is not None or (peek and inner is not None):
+        plan.steps.append(lambda batch, ordinal: frames.remember(batch))
     plan.steps.append(lambda batch, ordinal: decap.process(batch))
     plan.nodes.append(decap)
     plan.steps.append(_link_watch(plan, decap, Verdict.PUNT_LINK_TYPE))
     if inner_filter is not None:
         plan.steps.append(lambda batch, ordinal: inner_filter.process(batch))
         plan.nodes.append(inner_filter)
+        if peek:
+            plan.steps.append(lambda batch, ordinal: frames.put_back(batch))
     if notes is not None:
         plan.steps.append(lambda batch, ordinal: notes.process(batch))
-        plan.serial = "--meta follows the packets in order" if meta == "interface" else None
     if meta == "interface":
+        plan.serial = "interfaces are numbered in the order of their packets"
         plan.before_write = TunnelInterfaces().before_write
     plan.leave = 1
     if other == "keep":

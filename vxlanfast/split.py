@@ -82,6 +82,7 @@ class Outputs:
         self.by_path: dict[str, Output] = {}
         self.open: OrderedDict[str, Output] = OrderedDict()
         self.section: list[tuple[bytes, bool]] = []  # blocks a file begun now must start with
+        self.recent: list[tuple[bytes, bool]] = []  # other blocks, that came with the batch in hand
         self.carry = (format or capture.decoder.format) == capture.decoder.format == "pcapng"
 
     def path(self, vni: int | None, src: bytes | None, dst: bytes | None) -> str:
@@ -101,7 +102,7 @@ class Outputs:
             sink = open_sink(path, input_paths=(self.source,))
             try:
                 encoder = make_encoder(self.plan, self.capture, self.format)
-                for block, big in self.section:
+                for block, big in (*self.section, *self.recent):
                     encoder.carry_block(block, big)
             except BaseException:
                 sink.abort()
@@ -118,11 +119,14 @@ class Outputs:
         if not self.carry:
             return
         big = self.capture.decoder.big_endian
+        self.recent.clear()
         for block in batch.blocks():
             if block[:4] == _BLOCK_SHB:
                 self.section.clear()
             if block[:4] in (_BLOCK_SHB, (1).to_bytes(4, "big" if big else "little")):
                 self.section.append((block, big))
+            else:
+                self.recent.append((block, big))
             for output in list(self.by_path.values()):
                 if output.path not in self.open:
                     self.get(output.path)

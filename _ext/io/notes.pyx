@@ -57,19 +57,16 @@ cdef uint32_t write_comment(const Columns *c, uint32_t i, uint8_t *dst) noexcept
                     <unsigned>udp_src(udp), to, <unsigned>udp_dst(udp))
 
 
-cdef class Annotate:
-    """Two steps around decapsulation: ``remember`` the frames as they are, then ``process`` writes each row's note."""
+cdef class Remember:
+    """Keeps the frames of a batch as they are, to ``put_back`` what a node has made of them."""
     cdef uint32_t *was          # offset, length, wire length, link type of each row
     cdef uint32_t cap
-    cdef bint with_comment
-
-    def __cinit__(self, *, bint comment=True):
-        self.with_comment = comment
 
     def __dealloc__(self):
         free(self.was)
 
     def remember(self, PacketBatch batch not None):
+        """Note where every row's frame is now."""
         cdef Columns *c = &batch.c
         cdef uint32_t i
         cdef void *fresh
@@ -85,6 +82,27 @@ cdef class Annotate:
             self.was[4 * i + 2] = c.wire_len[i]
             self.was[4 * i + 3] = c.link[i]
         return batch
+
+    def put_back(self, PacketBatch batch not None):
+        """Make every row's frame what it was; verdicts and the other columns stay."""
+        cdef Columns *c = &batch.c
+        cdef uint32_t i
+        if c.n > self.cap:
+            raise ValueError("put_back without remember")
+        for i in range(c.n):
+            c.off[i] = self.was[4 * i]
+            c.len[i] = self.was[4 * i + 1]
+            c.wire_len[i] = self.was[4 * i + 2]
+            c.link[i] = <uint16_t>self.was[4 * i + 3]
+        return batch
+
+
+cdef class Annotate(Remember):
+    """Two steps around decapsulation: ``remember`` the frames as they are, then ``process`` writes each row's note."""
+    cdef bint with_comment
+
+    def __cinit__(self, *, bint comment=True):
+        self.with_comment = comment
 
     cdef bint note_row(self, Columns *c, uint32_t i) noexcept nogil:
         cdef uint32_t off = self.was[4 * i], length = self.was[4 * i + 1]

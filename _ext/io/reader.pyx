@@ -260,6 +260,7 @@ cdef void decode(Source *s, Columns *c) noexcept nogil:
         else:
             decode_pcap(s, c, end, s.big, s.record_len, 1 if s.format == FORMAT_PCAP_NSEC else 1000)
     rows_init(c, first, c.n - first)
+    c.n_source = c.n
     s.limit -= c.n - first
 
 

@@ -162,4 +162,3 @@ cdef inline Verdict decap_find(const uint8_t *p, uint32_t n, uint32_t wire_n, ui
 cdef class Decap:
     cdef DecapRules rules
     cdef uint64_t counts[64]
-    cdef readonly object reassembler

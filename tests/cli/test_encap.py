@@ -110,9 +110,7 @@ def test_dscp():
     assert [p[IP].tos for p in wire("--dscp", 46)[:5]] == [46 << 2 | e for e in ecn]
     assert [p[IP].tos for p in wire()[:5]] == ecn
     assert [p[IP].tos for p in wire("--dscp", "inherit")[:5]] == [packet[IP].tos for packet in inner]
-    assert [p[IPv6].tc for p in wire("--dscp", "inherit", tunnel=V6)[:5]] == [
-        packet[IP].tos for packet in inner
-    ]
+    assert [p[IPv6].tc for p in wire("--dscp", "inherit", tunnel=V6)[:5]] == [packet[IP].tos for packet in inner]
     assert wire("--dscp", "inherit")[10][IP].tos == 0xBB  # an inner IPv6 packet's
 
 
@@ -160,9 +158,7 @@ def test_mtu_warn():
 
 def test_mtu_drop():
     done = run(INNER, "-", *V4, "--mtu", 1500, "--over-mtu", "drop", "--stats", "json")
-    assert [frame[50:] for frame in frames_of(done.stdout)] == [
-        frame for frame in inner_frames() if len(frame) <= 1464
-    ]
+    assert [frame[50:] for frame in frames_of(done.stdout)] == [frame for frame in inner_frames() if len(frame) <= 1464]
     assert json_of(done)["drops"] == {"DROP_MTU": 1}
 
 
@@ -280,11 +276,25 @@ def test_restore_count():
 
 @pytest.mark.parametrize(
     "option",
-    [("--vni", "1"), ("--src", "192.0.2.1"), ("--dst", "192.0.2.1"), ("--smac", "02:00:00:00:00:01"), ("--ttl", "3"),
-     ("--dmac", "02:00:00:00:00:01"), ("-p", "4789"), ("--sport", "1"), ("--dscp", "1"), ("--df",), ("--udp-csum", "on"),
-     ("--mtu", "1500"), ("--over-mtu", "drop"), ("--inner", "ip"), ("--threads", "2")],
+    [
+        ("--vni", "1"),
+        ("--src", "192.0.2.1"),
+        ("--dst", "192.0.2.1"),
+        ("--smac", "02:00:00:00:00:01"),
+        ("--ttl", "3"),
+        ("--dmac", "02:00:00:00:00:01"),
+        ("-p", "4789"),
+        ("--sport", "1"),
+        ("--dscp", "1"),
+        ("--df",),
+        ("--udp-csum", "on"),
+        ("--mtu", "1500"),
+        ("--over-mtu", "drop"),
+        ("--inner", "ip"),
+        ("--threads", "2"),
+    ],
     ids=lambda option: option[0],
-)  # fmt: skip
+)
 def test_restore_takes_no_tunnel(option, tmp_path):
     name = {"-p": "--port"}.get(option[0], option[0])
     done = vxlanfast("encap", FIXTURES / "mixed.pcapng", tmp_path / "out", "--restore", *option)
@@ -293,6 +303,4 @@ def test_restore_takes_no_tunnel(option, tmp_path):
 
 
 def test_other_needs_restore(tmp_path):
-    assert_one_line(
-        vxlanfast("encap", INNER, tmp_path / "out", *V4, "--other", "drop"), 2, "--other", "--restore"
-    )
+    assert_one_line(vxlanfast("encap", INNER, tmp_path / "out", *V4, "--other", "drop"), 2, "--other", "--restore")

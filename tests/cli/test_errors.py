@@ -1,13 +1,16 @@
 """What goes wrong: one line which names the thing, the value and the limit, the exit code, and no file left behind."""
 
 import os
+import resource
+import signal
+import subprocess
 from pathlib import Path
 
 import click
 import pytest
 
 from tests.make_fixtures import inner_frames, outer_cases
-from tests.support import FIXTURES, Pcapng, assert_one_line, frames_of, pcap, vxlanfast
+from tests.support import FIXTURES, PYTHON, VERBS_ENV, Pcapng, assert_one_line, frames_of, pcap, vxlanfast
 
 ETHERNET = FIXTURES / "outer-ethernet.pcap"
 INNER = FIXTURES / "inner.pcap"
@@ -115,10 +118,6 @@ def test_missing_compression_library(tmp_path):
 
     (tmp_path / "zstandard.py").write_text("raise ImportError('not here')\n")
     (tmp_path / "in").write_bytes(pack("zst", ETHERNET.read_bytes()))
-    import subprocess
-
-    from tests.support import PYTHON, VERBS_ENV
-
     env = {**VERBS_ENV, "PYTHONPATH": f"{tmp_path}{os.pathsep}{VERBS_ENV['PYTHONPATH']}"}
     command = [PYTHON, "-m", "vxlanfast", "decap", str(tmp_path / "in"), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, env=env, check=False)
@@ -157,17 +156,15 @@ def test_unsupported_link_type_for_a_part():
 def test_output_is_the_input(how, verb, tmp_path):
     source = tmp_path / "in.pcap"
     source.write_bytes(ETHERNET.read_bytes())
-    target = {"symlink": tmp_path / "symlink", "hardlink": tmp_path / "hardlink", "dots": f"{tmp_path}/./in.pcap"}.get(how, source)
+    target = {"symlink": tmp_path / "symlink", "hardlink": tmp_path / "hardlink", "dots": f"{tmp_path}/./in.pcap"}.get(
+        how, source
+    )
     if how == "symlink":
         target.symlink_to(source)
     elif how == "hardlink":
         target.hardlink_to(source)
     if how == "fd":
         with source.open("rb+") as file:
-            import subprocess
-
-            from tests.support import PYTHON, VERBS_ENV
-
             command = [PYTHON, "-m", "vxlanfast", verb, str(source), "-", *READERS[verb]]
             done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, env=VERBS_ENV, check=False)
         assert_one_line(done, 1, "<stdout> is the input", str(source))
@@ -189,10 +186,6 @@ def test_disk_full(threads, tmp_path):
 
 
 def test_disk_full_on_stdout():
-    import subprocess
-
-    from tests.support import PYTHON, VERBS_ENV
-
     with open("/dev/full", "wb") as full:
         command = [PYTHON, "-m", "vxlanfast", "decap", str(ETHERNET), "-"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=VERBS_ENV, check=False)
@@ -202,8 +195,6 @@ def test_disk_full_on_stdout():
 @pytest.mark.parametrize("threads", [1, 3])
 def test_file_size_limit(threads, tmp_path):
     """The disk is full in the middle: nothing under the final name, nothing under another."""
-    import resource
-
     big = tmp_path / "in.pcap"
     one = ETHERNET.read_bytes()
     big.write_bytes(one[:24] + one[24:] * 1000)
@@ -211,14 +202,8 @@ def test_file_size_limit(threads, tmp_path):
     folder.mkdir()
 
     def limit() -> None:
-        import signal
-
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-
-    import subprocess
-
-    from tests.support import PYTHON, VERBS_ENV
 
     command = [PYTHON, "-m", "vxlanfast", "decap", str(big), str(folder / "out.pcap"), "--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, env=VERBS_ENV, check=False, preexec_fn=limit)
@@ -233,7 +218,9 @@ def test_outputs_that_cannot_be(tmp_path):
     assert_one_line(vxlanfast("decap", ETHERNET, tmp_path / ("x" * 300)), 1, "File name too long")
 
 
-@pytest.mark.parametrize("options", [("--meta", "comment", "-F", "pcap"), ("--inner", "no such thing"), ("--outer", "port 99999")])
+@pytest.mark.parametrize(
+    "options", [("--meta", "comment", "-F", "pcap"), ("--inner", "no such thing"), ("--outer", "port 99999")]
+)
 def test_an_old_output_survives_a_failure(options, tmp_path):
     out = tmp_path / "out.pcap"
     out.write_bytes(b"precious")

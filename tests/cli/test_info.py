@@ -87,8 +87,9 @@ def test_several_files(tmp_path):
 def test_options(tmp_path):
     frames = [
         bytes(eth() / ip4() / vxlan(vni, port=port, sport=50000 + vni) / inner_frame(sport=vni))
-        for vni in range(1, 7) for port in (4789, 9999)
-    ]  # fmt: skip
+        for vni in range(1, 7)
+        for port in (4789, 9999)
+    ]
     source = tmp_path / "in.pcap"
     source.write_bytes(pcap(frames))
 
@@ -133,9 +134,7 @@ def test_compressed(suffix, tmp_path):
 def test_pcapng_links():
     (survey,) = surveys(FIXTURES / "mixed.pcapng")
     assert (survey["format"], survey["links"]) == ("pcapng", [1, 113, 101])
-    assert (
-        "pcapng, ETHERNET (1), LINUX_SLL (113), RAW (101)" in run(FIXTURES / "mixed.pcapng").stdout.decode()
-    )
+    assert "pcapng, ETHERNET (1), LINUX_SLL (113), RAW (101)" in run(FIXTURES / "mixed.pcapng").stdout.decode()
 
 
 def test_empty_capture():

@@ -17,7 +17,18 @@ from pathlib import Path
 import pytest
 
 from tests.make_fixtures import eth, inner_frame, ip4, vxlan
-from tests.support import FIXTURES, PYTHON, SLOW_BUILD, VERBS_ENV, Pcapng, assert_one_line, frames_of, ours_read, pcap, vxlanfast
+from tests.support import (
+    FIXTURES,
+    PYTHON,
+    SLOW_BUILD,
+    VERBS_ENV,
+    Pcapng,
+    assert_one_line,
+    frames_of,
+    ours_read,
+    pcap,
+    vxlanfast,
+)
 
 ETHERNET = FIXTURES / "outer-ethernet.pcap"
 TUNNEL = ("--vni", "42", "--src", "192.0.2.1", "--dst", "192.0.2.2")
@@ -153,7 +164,9 @@ def test_append(tmp_path):
 # --- nobody reads on ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [("decap",), ("decap", "--threads", "3"), ("encap", *TUNNEL)], ids=lambda a: " ".join(a[:3]))
+@pytest.mark.parametrize(
+    "arguments", [("decap",), ("decap", "--threads", "3"), ("encap", *TUNNEL)], ids=lambda a: " ".join(a[:3])
+)
 def test_broken_pipe(arguments, tmp_path):
     """``| head -c 100`` ends it, quietly."""
     one = ETHERNET.read_bytes()
@@ -176,7 +189,9 @@ def test_broken_pipe_of_info(tmp_path):
 # --- terminals ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [("decap", ETHERNET), ("decap", ETHERNET, "-"), ("encap", ETHERNET, *TUNNEL)], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [("decap", ETHERNET), ("decap", ETHERNET, "-"), ("encap", ETHERNET, *TUNNEL)], ids=str
+)
 def test_no_capture_on_a_terminal(arguments):
     ours, theirs = pty.openpty()
     with start(*arguments, stdout=theirs, stderr=PIPE) as process:
@@ -371,7 +386,9 @@ def stream(size: int, *options: str) -> tuple[int, dict]:
 
 
 @pytest.mark.skipif(SLOW_BUILD, reason="time and memory say nothing in this build")
-@pytest.mark.parametrize("options", [(), ("--threads", "2"), ("--meta", "comment"), ("--reassemble", "-F", "pcapng")], ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [(), ("--threads", "2"), ("--meta", "comment"), ("--reassemble", "-F", "pcapng")], ids=" ".join
+)
 def test_constant_memory(options):
     size = 300_000_000 if not options else 60_000_000
     kib, _ = stream(size, *options)

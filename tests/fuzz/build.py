@@ -1,7 +1,8 @@
 """Compiles the fuzzing targets and their driver, in a copy of the tree that was built with the profile fuzz.
 
-Run by run.sh, in the copy. The targets have the core's sanitizers and none of its coverage instrumentation: libFuzzer is
-to see what the core does with an input, not what a target does to check it.
+Run by run.sh, in the copy; with ``--check`` it only says whether this Python can be linked. The targets have
+the core's sanitizers and none of its coverage instrumentation: libFuzzer is to see what the core does with an
+input, not what a target does to check it.
 """
 
 import os
@@ -12,12 +13,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT))
-
-from Cython.Build import cythonize  # noqa: E402
-from setuptools import Extension, setup  # noqa: E402
-
-from setup import CFLAGS, COMMON, LDFLAGS, PROFILE  # noqa: E402
 
 
 def without_coverage(flags: list[str]) -> list[str]:
@@ -27,15 +22,23 @@ def without_coverage(flags: list[str]) -> list[str]:
 
 def build_targets() -> None:
     """Every ``.pyx`` beside this file, as a module beside it."""
+    sys.path.insert(0, str(ROOT))
+    from Cython.Build import cythonize
+    from setuptools import Extension, setup
+
+    from setup import CFLAGS, COMMON, LDFLAGS, PROFILE
+
+    if PROFILE != "fuzz":
+        sys.exit(f"VXLANFAST_BUILD={PROFILE}: the targets need the profile fuzz")
     setup(
         name="targets",
-        script_args=["--quiet", "build_ext", "--inplace"],
+        script_args=["--quiet", "build_ext", "--inplace", "--build-temp", str(ROOT / "build" / "targets")],
         ext_modules=cythonize(
             [
                 Extension(
                     source.stem,
                     [source.name],
-                    extra_compile_args=[*COMMON, *without_coverage(CFLAGS), "-I", str(ROOT / "_ext" / "wire")],
+                    extra_compile_args=[*COMMON, *without_coverage(CFLAGS)],
                     extra_link_args=without_coverage(LDFLAGS),
                 )
                 for source in sorted(Path().glob("*.pyx"))
@@ -46,10 +49,21 @@ def build_targets() -> None:
     )
 
 
-def build_driver() -> None:
-    """``driver``, linked with this interpreter's library; a program of a target's name runs that target."""
+def python_library() -> Path | None:
+    """This interpreter's library: the shared one, or the archive, or None where neither is installed."""
     config = sysconfig.get_config_vars()
-    library = f"python{config['LDVERSION']}"
+    names = [f"libpython{config['LDVERSION']}.{kind}" for kind in ("so", "a")]
+    paths = [Path(config[place]) / name for name in names for place in ("LIBDIR", "LIBPL")]
+    return next((path for path in paths if path.exists()), None)
+
+
+def build_driver() -> None:
+    """``driver``, with this interpreter in it; a program of a target's name runs that target."""
+    config = sysconfig.get_config_vars()
+    library = python_library()
+    if library is None:
+        sys.exit("this Python has no library to link")
+    whole = ["-Wl,--whole-archive", str(library), "-Wl,--no-whole-archive"]
     subprocess.run(
         [
             *os.environ["CC"].split(),
@@ -58,7 +72,7 @@ def build_driver() -> None:
             f'-DDRIVER_PYTHON="{sys.executable}"',
             f'-DDRIVER_PATH="{ROOT}:{HERE}"',
             *("driver.c", "-o", "driver"),
-            *(f"-L{config['LIBDIR']}", f"-L{config['LIBPL']}", f"-Wl,-rpath,{config['LIBDIR']}", f"-l{library}"),
+            *([str(library), f"-Wl,-rpath,{library.parent}"] if library.suffix == ".so" else whole),
             *f"{config.get('LIBS', '')} {config.get('SYSLIBS', '')}".split(),
         ],
         check=True,
@@ -70,8 +84,8 @@ def build_driver() -> None:
 
 
 if __name__ == "__main__":
-    if PROFILE != "fuzz":
-        sys.exit(f"VXLANFAST_BUILD={PROFILE}: the targets need the profile fuzz")
+    if "--check" in sys.argv:
+        sys.exit(python_library() is None)
     os.chdir(HERE)
     build_targets()
     build_driver()

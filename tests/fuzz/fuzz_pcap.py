@@ -1,5 +1,6 @@
-"""Any bytes as a pcap file: they give the same packets and the same fault however they are read, in memory that grows
-with what came and not with what a field claims, and whatever is written of them reads back as the same packets.
+"""Any bytes as a pcap file: they give the same packets and the same fault however they are read, in
+memory that grows with what came and not with what a field claims, and whatever is written of them reads
+back as the same packets.
 
 The checks are those of captures.pyx.
 """

@@ -1,6 +1,7 @@
 """Writes first inputs for the targets, made of capture files: seeds.py OUT DIRECTORY...
 
-Plain Python that takes what it can get out of a file: the core cannot be imported here, it waits for its sanitizers.
+Plain Python that takes what it can get out of a file: the core is built for the fuzzer and cannot be
+imported here.
 """
 
 import struct

@@ -59,6 +59,10 @@ class Task:
         """What ``cp`` copies: decap's input, or a file like encap's output."""
         return self.vxlan
 
+    def output_len(self) -> int:
+        """Bytes of the output there is; 0 for none."""
+        return self.target.stat().st_size if self.target.exists() else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:

@@ -111,7 +111,7 @@ def text_tables(report: Report) -> list[RenderableType]:
         made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for name in columns:
             left = name in ("job", "frames", "who", "what", "output", "")
-            made.add_column(name, justify="left" if left else "right", no_wrap=True)
+            made.add_column(name, justify="left" if left else "right", no_wrap=name not in ("output", ""))
         return made
 
     tables: list[RenderableType] = []

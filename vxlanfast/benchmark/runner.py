@@ -19,7 +19,7 @@ from vxlanfast.benchmark import machine
 from vxlanfast.benchmark.inputs import RECORD_HEADER_LEN, TRAFFIC, Traffic, write_twins
 from vxlanfast.benchmark.peers import BASELINE, PEERS, Peer, Task, call, check
 from vxlanfast.benchmark.results import CANNOT, FAILED, MEASURED, NOT_INSTALLED, Figure, Report
-from vxlanfast.errors import OutputError, SpecError
+from vxlanfast.errors import OutputError, SpecError, VxlanFastError
 
 JOBS = ("decap", "encap", "memory", "startup")
 PACKETS = 8_000_000
@@ -29,6 +29,8 @@ FILE_BYTES_PER_PACKET = 150
 #: A side that needs this many seconds sits out after so many rounds.
 SLOW_S = 3.0
 SLOW_ROUNDS = 2
+#: Characters shown of what a failing program says.
+RESULT_LEN = 60
 #: Seconds after which a job and size starts no further round.
 BUDGET_S = 120.0
 #: Processes of milliseconds need more rounds for a median.
@@ -114,13 +116,29 @@ def run_process(argv: Sequence[str], folder: Path, stdout: Path | None = None) -
 def run_call(task: Task) -> Run:
     """The library call."""
     began, cpu_began = perf_counter(), process_time()
-    call(task)
-    return Run(perf_counter() - began, process_time() - cpu_began)
+    code, said = 0, ""
+    try:
+        call(task)
+    except VxlanFastError as error:
+        code, said = error.exit_code, str(error)
+    return Run(perf_counter() - began, process_time() - cpu_began, code, said)
+
+
+def make_room(task: Task, size: int) -> None:
+    """No output file, and ``size`` bytes that one of before has just given back.
+
+    Memory nobody has used for seconds is slower to write to, on a virtual machine several times: whoever comes
+    after a side that is slow or writes little would pay for that.
+    """
+    if task.output_len() < size:
+        shutil.copyfile(task.larger, task.target)
+    task.target.unlink(missing_ok=True)
 
 
 def run_peer(peer: Peer, task: Task, folder: Path) -> Run:
     """One run of a peer, into a fresh output file."""
-    task.target.unlink(missing_ok=True)
+    larger = peer.moves_only or task.job == "encap"
+    make_room(task, (task.larger if larger else task.plain).stat().st_size)
     if peer.in_process:
         return run_call(task)
     return run_process(peer.argv(task), folder, task.target if peer.to_stdout else None)
@@ -138,6 +156,7 @@ class Side:
     result: str = ""
     state: str = MEASURED
     slow: bool = False
+    size: int = 0  # of the output
 
     def seconds_of(self, run: Run) -> float:
         """Wall seconds for all packets: start-up counts once, the rest grows with the number."""
@@ -149,20 +168,32 @@ class Side:
     def warm_up(self, folder: Path) -> None:
         """The first run: brings program and files into memory, and shows whether the output is right."""
         run = run_peer(self.peer, self.task, folder)
-        if run.code:
-            last = run.said.splitlines()[-1] if run.said else ""
-            self.state, self.result = FAILED, f"exit code {run.code}: {last}"
+        if self.fails(run):
             return
         self.slow = run.seconds > SLOW_S
         self.result = check(self.peer, self.task)
+        self.size = self.task.output_len()
         if not self.result.startswith(("identical", "correct", "a copy")):
             self.state = FAILED
         elif self.peer.blind:
             self.result += ", blind"
 
-    def turn(self, folder: Path, limit: float | None) -> float:
-        """A run that counts; ``limit``: what the baseline took in this round. Its seconds."""
+    def fails(self, run: Run) -> bool:
+        """Whether the program says so; then nothing it did counts."""
+        if run.code:
+            last = run.said.splitlines()[-1] if run.said else ""
+            self.state, self.result = FAILED, f"exit code {run.code}: {last[:RESULT_LEN]}"
+            self.runs.clear()
+            self.limits.clear()
+        return self.state == FAILED
+
+    def turn(self, folder: Path, limit: float | None) -> float | None:
+        """A run that counts; ``limit``: what the baseline took in this round. Its seconds; None: it failed."""
         run = run_peer(self.peer, self.task, folder)
+        if not run.code and self.task.output_len() != self.size:
+            run = Run(run.seconds, run.cpu_seconds, 1, "another output than before")
+        if self.fails(run):
+            return None
         seconds = self.seconds_of(run)
         self.runs.append(run)
         if self.peer.name == BASELINE:
@@ -215,18 +246,18 @@ def take_turns(
     for side in sides:
         progress(f"{title}: warm-up, {side.peer.name}")
         side.warm_up(folder)
-    taking_part = [side for side in sides if side.state != FAILED]
     began = perf_counter()
     for number in range(rounds):
         if number and perf_counter() - began > budget_s:
             break
         limit = None
-        for side in taking_part:
-            if side.slow and number >= SLOW_ROUNDS:
+        for side in sides:
+            is_baseline = side.peer.name == BASELINE
+            if side.state == FAILED or (side.slow and number >= SLOW_ROUNDS and not is_baseline):
                 continue
             progress(f"{title}: round {number + 1} of {rounds}, {side.peer.name}")
             seconds = side.turn(folder, limit)
-            if side.peer.name == BASELINE:
+            if is_baseline:
                 limit = seconds
     for side in sides:
         side.task.target.unlink(missing_ok=True)

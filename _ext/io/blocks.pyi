@@ -1,0 +1,1 @@
+"""pcapng blocks out: C functions only."""
