@@ -44,8 +44,12 @@ def encap(source, target, **options):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name[-40:])
 def test_the_same_bytes(path, tmp_path):
     for work, options in (
-        (vf.decap_file, {}), (vf.decap_file, {"other": "keep", "format": "pcapng"}), (vf.decap_file, {"meta": "comment"}),
-        (vf.decap_file, {"vni": (0, (40, 5000)), "levels": None, "strict": True}), (encap, {}), (encap, {"inner": "ip"}),
+        (vf.decap_file, {}),
+        (vf.decap_file, {"other": "keep", "format": "pcapng"}),
+        (vf.decap_file, {"meta": "comment"}),
+        (vf.decap_file, {"vni": (0, (40, 5000)), "levels": None, "strict": True}),
+        (encap, {}),
+        (encap, {"inner": "ip"}),
     ):  # fmt: skip
         one = run(work, path, tmp_path / "1", **options)
         for threads in (2, 3):

@@ -127,8 +127,8 @@ def run_call(task: Task) -> Run:
 def make_room(task: Task, size: int) -> None:
     """No output file, and ``size`` bytes that one of before has just given back.
 
-    Memory nobody has used for seconds is slower to write to, on a virtual machine several times: whoever comes
-    after a side that is slow or writes little would pay for that.
+    Memory nobody has used for seconds is slower to write to, on a virtual machine several times: whoever
+    comes after a side that is slow or writes little would pay for that.
     """
     if task.output_len() < size:
         shutil.copyfile(task.larger, task.target)
@@ -188,7 +188,7 @@ class Side:
         return self.state == FAILED
 
     def turn(self, folder: Path, limit: float | None) -> float | None:
-        """A run that counts; ``limit``: what the baseline took in this round. Its seconds; None: it failed."""
+        """A run that counts, its seconds; None: it failed. ``limit``: what the baseline took this round."""
         run = run_peer(self.peer, self.task, folder)
         if not run.code and self.task.output_len() != self.size:
             run = Run(run.seconds, run.cpu_seconds, 1, "another output than before")
