@@ -449,7 +449,7 @@ def measured(act: str, *paths: str) -> dict[str, Any]:
 
 
 def peak_kb() -> int:
-    """The most memory this process had so far. (``ru_maxrss`` begins with that of the process that started it.)"""
+    """The most memory this process had so far. (``ru_maxrss`` begins with its parent's.)"""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0])
 

@@ -324,6 +324,8 @@ cdef class CaptureDecoder:
                 and (s.need or s.at == c.arena_len))):
             # Room for a chunk, and for twice what has come where one record is larger: never for what it claims.
             want = self.chunk_len if c.arena_len < self.chunk_len else c.arena_len * 2
+            if want > self.chunk_len and s.need and want > s.at + s.need + self.chunk_len:
+                want = s.at + s.need + self.chunk_len  # the last doubling for a large block is of what it lacks
             batch.reserve_arena(want)
             if c.arena_len < want:
                 view = PyMemoryView_FromMemory(<char *>c.arena + c.arena_len, want - c.arena_len, PyBUF_WRITE)

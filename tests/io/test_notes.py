@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vxlanfast._ext.batch import PacketBatch
-from vxlanfast._ext.io.notes import Annotate, Restore
 
 from tests import make_fixtures as fx
 from tests.support import (
@@ -26,6 +24,8 @@ from tests.support import (
     pcap,
     tshark,
 )
+from vxlanfast._ext.batch import PacketBatch
+from vxlanfast._ext.io.notes import Annotate, Restore
 from vxlanfast.files import decap_file, restore_file
 
 METAS = ("comment", "interface")

@@ -11,8 +11,6 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vxlanfast._ext.batch import PacketBatch
-from vxlanfast._ext.io.reader import CaptureDecoder
 
 from tests.support import (
     MAGIC_MODIFIED,
@@ -33,6 +31,8 @@ from tests.support import (
     sha,
     table,
 )
+from vxlanfast._ext.batch import PacketBatch
+from vxlanfast._ext.io.reader import CaptureDecoder
 
 T0 = 1_700_000_000_123_456_789
 INT64_MAX, INT64_MIN = 2**63 - 1, -(2**63)
@@ -250,7 +250,6 @@ def test_reading_does_not_grow_with_the_file() -> None:
     """Memory follows the largest record, never the file: also when somebody has put more into the batch's arena."""
     from vxlanfast._ext.io.notes import Annotate
     from vxlanfast._ext.node.decap import Decap
-
     from vxlanfast.frame import encap
 
     frame = encap(bytes(200), vni=1, src="192.0.2.1", dst="192.0.2.2")

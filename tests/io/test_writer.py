@@ -12,9 +12,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vxlanfast._ext.batch import PacketBatch
-from vxlanfast._ext.io.reader import CaptureDecoder
-from vxlanfast._ext.io.writer import CaptureEncoder
 
 from tests import make_fixtures as fx
 from tests.io.test_reader import FLAVOURS, PACKETS
@@ -33,6 +30,9 @@ from tests.support import (
     pcap,
     tshark,
 )
+from vxlanfast._ext.batch import PacketBatch
+from vxlanfast._ext.io.reader import CaptureDecoder
+from vxlanfast._ext.io.writer import CaptureEncoder
 from vxlanfast.files import decap_file, restore_file
 from vxlanfast.split import split_file
 

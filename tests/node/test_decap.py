@@ -16,10 +16,6 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import CookedLinux, CookedLinuxV2, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
-from vxlanfast._ext.batch import PacketBatch
-from vxlanfast._ext.io.reader import CaptureDecoder
-from vxlanfast._ext.node.decap import Decap
-from vxlanfast._ext.verdict import Verdict
 
 from tests import make_fixtures as fx
 from tests.make_fixtures import Case
@@ -43,6 +39,10 @@ from tests.support import (
     tshark,
 )
 from vxlanfast import decap_file
+from vxlanfast._ext.batch import PacketBatch
+from vxlanfast._ext.io.reader import CaptureDecoder
+from vxlanfast._ext.node.decap import Decap
+from vxlanfast._ext.verdict import Verdict
 
 PORTS = (4789, 8472)
 PASS = Verdict.PASS

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vxlanfast._ext.batch import PacketBatch
-from vxlanfast._ext.verdict import Verdict
 
 from tests.support import CAPTURES
 from vxlanfast import filters
+from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.node.filter import Filter
+from vxlanfast._ext.verdict import Verdict
 from vxlanfast.errors import FilterError, MissingLibraryError
 from vxlanfast.filters import PacketFilter, compile_filter
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.l2 import ARP
+
 from vxlanfast._ext.verdict import Verdict
 
 # 0000   00 01 08 00 06 04 00 01 02 00 00 00 00 01 c0 00   request; 02:00:00:00:00:01, 192.0.2.1 …

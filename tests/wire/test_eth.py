@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
+
 from vxlanfast._ext.verdict import Verdict
 
 DST, SRC = bytes.fromhex("020000000002"), bytes.fromhex("020000000001")

@@ -14,6 +14,7 @@ from scapy.layers.inet6 import (
     ICMPv6NDOptSrcLLAddr,
     IPv6,
 )
+
 from vxlanfast._ext.verdict import Verdict
 
 PASS, TRUNCATED = Verdict.PASS, Verdict.DROP_TRUNCATED

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
+
 from vxlanfast._ext.verdict import Verdict
 
 IPV4, IPV6 = 0x0800, 0x86DD

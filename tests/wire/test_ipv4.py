@@ -5,6 +5,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, IPOption_Router_Alert
+
 from vxlanfast._ext.verdict import Verdict
 
 # 0000   45 b9 00 24 12 34 40 00 40 11 3b a5 c0 00 02 01   TOS 0xb9, 36 bytes, id 0x1234, DF, TTL 64, UDP, 192.0.2.1

@@ -12,6 +12,7 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrRouting,
 )
 from scapy.layers.ipsec import AH
+
 from vxlanfast._ext.verdict import Verdict
 
 HOPOPTS, UDP_, ROUTING, FRAGMENT, ESP, AH_, NONE, DSTOPTS = 0, 17, 43, 44, 50, 51, 59, 60

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import CookedLinux, CookedLinuxV2, Ether, Loopback
+
 from vxlanfast._ext.verdict import Verdict
 
 NULL, ETHERNET, LOOP, SLL, SLL2 = 0, 1, 108, 113, 276

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
+
 from vxlanfast._ext.verdict import Verdict
 
 # 0000   45 00 00 2f 00 01 00 00 40 06 8e 91 c0 00 02 01   the IPv4 header it stands under

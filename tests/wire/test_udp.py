@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
+
 from vxlanfast._ext.verdict import Verdict
 
 # 0000   45 b9 00 24 12 34 40 00 40 11 3b a5 c0 00 02 01   the IPv4 header it stands under

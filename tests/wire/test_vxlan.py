@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
+
 from vxlanfast._ext.verdict import Verdict
 
 # 0000   08 00 00 00 12 34 56 00   I, VNI 0x123456
