@@ -467,18 +467,14 @@ def work(act: str, paths: list[str]) -> dict[str, Any]:
             return memoryview(buffer).nbytes
 
     survey(pcap([FRAME, vxlan(1)]))
-    for each in ACTS.values():
-        each(io.BytesIO(pcap([FRAME])), Nowhere())
+    run("plain", pcap([FRAME]))
     before = peak_kb()
     packets: set[int | None] = set()
     for path in paths:
         for name in [*ACTS, "survey"] if act == "all" else act.split(","):
             stats = None
             try:
-                if name == "survey":
-                    stats = vf.survey_file(path, reassemble=True).stats
-                else:
-                    stats = ACTS[name](path, Nowhere())
+                stats = vf.survey_file(path, reassemble=True).stats if name == "survey" else ACTS[name](path, Nowhere())
             except vf.CaptureError as error:
                 stats = error.stats
             if stats is not None:

@@ -13,7 +13,7 @@ from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_fold, csum_finish_
 from vxlanfast._ext.wire.ecn cimport ecn_encap
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, likely, store_be16, store_be32
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_find_l3, eth_write
-from vxlanfast._ext.wire.flow cimport flow_hash, flow_sport
+from vxlanfast._ext.wire.flow cimport flow_common, flow_hash_any, flow_sport
 from vxlanfast._ext.wire.ipv4 cimport (
     IP_PROTO_FRAGMENT, IP_PROTO_UDP, IPV4_DF, IPV4_HDR_LEN, IPV4_MF, IPV4_OFF_CSUM, IPV4_OFF_FRAG, IPV4_OFF_ID,
     IPV4_OFF_TOS, IPV4_OFF_TOTAL_LEN, ipv4_write,
@@ -57,13 +57,14 @@ cdef inline uint16_t header_csum(const Tunnel *t, uint32_t tos, uint32_t total, 
 cdef inline bint encap_common(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident) noexcept nogil:
     """What nearly every row is, in few steps: a bare Ethernet frame with room for its length in an IPv4 underlay, whose
     MTU and UDP checksum nobody asked about. False: ``encap_row`` knows, and does the same to such a row."""
-    cdef uint32_t n = c.len[i], wire_n = c.wire_len[i], total = wire_n + TUNNEL4_HDR_LEN - ETH_HDR_LEN, tos, flow
+    cdef uint32_t n = c.len[i], wire_n = c.wire_len[i], total = wire_n + TUNNEL4_HDR_LEN - ETH_HDR_LEN, tos, flow = 0
     cdef const uint8_t *frame = c.arena + c.off[i]
     cdef uint8_t *p = c.head + <uint64_t>(i + 1) * BATCH_HEAD_LEN - TUNNEL4_HDR_LEN
     if not (likely(c.link[i] == LINK_ETHERNET) and likely(c.head_len[i] == 0) and likely(n >= 34)
             and likely(wire_n >= n) and likely(wire_n <= IP_DATAGRAM_MAX + ETH_HDR_LEN - TUNNEL4_HDR_LEN)):
         return False
-    flow = flow_hash(frame, n, t.seed)
+    if not flow_common(frame, n, t.seed, &flow):
+        flow = flow_hash_any(frame, n, t.seed)
     tos = frame[15] if likely(load_be16(frame + 12) == ETH_TYPE_IPV4) else inner_tos(frame, n)
     if t.dscp != DSCP_INHERIT:
         tos = ecn_encap(<uint8_t>(t.dscp << 2), <uint8_t>tos)
@@ -82,7 +83,7 @@ cdef inline bint encap_common(Columns *c, uint32_t i, const Tunnel *t, uint32_t 
     return True
 
 
-cdef Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident, bint is_v6,
+cdef inline Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident, bint is_v6,
                               EncapTally *tally) noexcept nogil:
     """One row. ``is_v6`` is a constant: one body, compiled for either underlay."""
     cdef uint32_t hdr_len = ETH_HDR_LEN + (IPV6_HDR_LEN if is_v6 else IPV4_HDR_LEN) + PAYLOAD_HDR_LEN
@@ -113,7 +114,7 @@ cdef Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident, 
         if t.mtu_policy == MTU_DROP:
             return DROP_MTU
     # A row with headers in front (a second encapsulation) has its flow in them.
-    c.flow[i] = flow_hash(frame, had if had else n, t.seed)
+    c.flow[i] = flow_hash_any(frame, had if had else n, t.seed)
     sport = t.sport if t.sport else flow_sport(c.flow[i])
     tos = inner_tos(frame, had if had else n)
     if t.dscp != DSCP_INHERIT:

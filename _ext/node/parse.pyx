@@ -6,7 +6,7 @@ from vxlanfast._ext.verdict cimport Verdict, PASS, PUNT_NOT_IP, VERDICT_COUNT
 from vxlanfast._ext.wire.arp cimport arp_check
 from vxlanfast._ext.wire.endian cimport likely, load_be16, load_be32
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_ARP
-from vxlanfast._ext.wire.flow cimport flow_hash
+from vxlanfast._ext.wire.flow cimport flow_common, flow_hash_any
 from vxlanfast._ext.wire.icmp cimport icmp_check
 from vxlanfast._ext.wire.ip cimport IpPacket, ip_parse
 from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_HDR_LEN
@@ -73,14 +73,16 @@ cdef Verdict parse_row(Columns *c, uint32_t i) noexcept nogil:
 
 cdef void parse_rows(Columns *columns, uint64_t seed, uint64_t *counts) noexcept nogil:
     cdef Columns c = columns[0]  # a copy that nothing points to: see decap_rows
-    cdef uint32_t i
+    cdef uint32_t i, flow = 0
     cdef uint64_t passed = 0
     cdef Verdict v
     for i in range(c.n):
         if c.verdict[i] != PASS:
             continue
         if likely(c.link[i] == LINK_ETHERNET):
-            c.flow[i] = flow_hash(c.arena + c.off[i], c.len[i], seed)
+            if not flow_common(c.arena + c.off[i], c.len[i], seed, &flow):
+                flow = flow_hash_any(c.arena + c.off[i], c.len[i], seed)
+            c.flow[i] = flow
             if likely(parse_common(c.arena + c.off[i], c.len[i], c.wire_len[i])):
                 # The common frame in one condition; the general way says the same of it.
                 c.l3[i] = ETH_HDR_LEN

@@ -67,6 +67,8 @@ cdef extern from *:
 
     static inline uint64_t vf_csum(const uint8_t *p, uint64_t n)
     {
+        if (n <= 128)  /* the dispatched call costs more than it saves */
+            return vf_csum_short(p, n);
         return vf_csum_words(p, n >> 2) + vf_csum_tail(p + (n & ~(uint64_t)3), n);
     }
 

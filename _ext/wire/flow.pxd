@@ -125,15 +125,25 @@ cdef inline uint32_t flow_hash_any(const uint8_t *p, uint32_t n, uint64_t seed) 
     return flow_mix(load_64(p + ETH_OFF_DST, False), load_32(p + 8, False) | <uint64_t>kind << 32, seed)
 
 
+cdef inline bint flow_common(const uint8_t *p, uint32_t n, uint64_t seed, uint32_t *hash) noexcept nogil:
+    """``flow_hash`` of nearly every frame: untagged IPv4 without options, unfragmented TCP or UDP. False: any other.
+
+    Small enough to stand in a loop; ``flow_hash_any`` says the same of such a frame.
+    """
+    cdef uint32_t word
+    if not (likely(n >= ETH_HDR_LEN + IPV4_HDR_LEN + 4) and likely(load_32(p + 12, False) & 0xFFFFFF == 0x450008)):
+        return False
+    # The fields of one load are in reverse: protocol, (TTL,) fragment offset, fragment flags.
+    word = load_32(p + 20, False) & 0xFF00FF3FU
+    hash[0] = flow_mix(load_64(p + 26, False), load_32(p + 34, False) | <uint64_t>word << 8, seed)
+    return likely(word == IP_PROTO_TCP << 24 or word == IP_PROTO_UDP << 24)
+
+
 cdef inline uint32_t flow_hash(const uint8_t *p, uint32_t n, uint64_t seed) noexcept nogil:
     """The hash of the Ethernet frame at ``p``, of which ``n`` bytes are there. Reads no further, whatever they say."""
-    cdef uint32_t word
-    if likely(n >= ETH_HDR_LEN + IPV4_HDR_LEN + 4 and load_32(p + 12, False) & 0xFFFFFF == 0x450008):
-        # Untagged IPv4 without options, unfragmented TCP or UDP: nearly every frame. The general way says the same.
-        # The fields of one load are in reverse: protocol, (TTL,) fragment offset, fragment flags.
-        word = load_32(p + 20, False) & 0xFF00FF3FU
-        if likely(word == IP_PROTO_TCP << 24 or word == IP_PROTO_UDP << 24):
-            return flow_mix(load_64(p + 26, False), load_32(p + 34, False) | <uint64_t>word << 8, seed)
+    cdef uint32_t hash = 0
+    if likely(flow_common(p, n, seed, &hash)):
+        return hash
     return flow_hash_any(p, n, seed)
 
 

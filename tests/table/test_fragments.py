@@ -157,7 +157,7 @@ def test_few_datagrams(probe: ModuleType, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_full_of_blocks(probe: ModuleType, seed: int) -> None:
     counters = run(
-        probe, seed, 2000 if SLOW_BUILD else 8000, idents=6000, sizes=[1480, 512, 513, 8, 4096], step_ns=0, offsets=3
+        probe, seed, 8000, idents=6000, sizes=[1480, 512, 513, 8, 4096], step_ns=0, offsets=3
     )  # fmt: skip
     assert counters["evicted"]
 
