@@ -68,6 +68,7 @@ cdef Verdict reassemble_row(Columns *c, uint32_t i, FragmentTable table, bint *n
         return DROP_FRAGMENT_BAD
     memset(&key, 0, sizeof(key))
     key.version = ip.version
+    key.link = c.link[i]
     key.ident = ip.frag_id
     if ip.version == 4:
         key.proto = ip.proto

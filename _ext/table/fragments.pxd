@@ -26,7 +26,7 @@ cdef struct FragKey:
     uint32_t ident
     uint8_t version
     uint8_t proto           # IPv4 only (RFC 791 §3.2); RFC 8200 §4.5 has it not in the key
-    uint8_t pad[2]
+    uint16_t link           # of its frames: the row that completes it takes the first one's headers
 
 
 cdef struct FragPiece:

@@ -155,7 +155,6 @@ cdef class Reading:
     cdef readonly object interfaces
     cdef readonly object first_interfaces
     cdef readonly uint64_t read
-    cdef readonly uint64_t batches
     cdef bint big
     cdef Tape rows
     cdef Tape blocks
@@ -184,7 +183,6 @@ cdef class Reading:
             if self.first_interfaces is None:
                 self.first_interfaces = decoder.interfaces()
                 self.big = decoder.big_endian
-            self.batches += batch.c.n != 0
             self.note_blocks(batch)
             for step in steps:
                 step(batch, self.read)
@@ -441,8 +439,6 @@ def check_meta(const uint8_t[::1] data, Reading whole, uint8_t a, uint8_t b):
 def check_encap(const uint8_t[::1] data, Reading whole, str format, uint8_t a, uint8_t b):
     is_v6 = bool(a & 1)
     policy = ("warn", "drop", "fragment", "fragment")[a >> 4 & 3]
-    if policy == "fragment" and whole.batches > 1:
-        policy = "drop"
     tunnel = vf.TunnelSpec(
         vni=0x123456, src="2001:db8::1" if is_v6 else "192.0.2.1", dst="2001:db8::2" if is_v6 else "192.0.2.2",
         udp_csum="on" if a & 2 else "auto", df=bool(a & 4) and policy != "fragment", dscp="inherit" if a & 8 else 10,
