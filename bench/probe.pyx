@@ -6,7 +6,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from vxlanfast._ext.wire.csum cimport csum, csum_fold
-from vxlanfast._ext.wire.flow cimport flow_hash
+from vxlanfast._ext.wire.flow cimport flow_hash, flow_key
 
 
 def copy_packets(uint8_t[::1] to not None, const uint8_t[::1] src not None,
@@ -44,11 +44,12 @@ def flow_packets(const uint8_t[::1] src not None, uint32_t length, uint64_t seed
     """The flow hash of every frame of ``length`` bytes in ``src``: their sum."""
     cdef uint64_t total = 0, at
     cdef uint64_t n = src.shape[0] // length
+    cdef uint64_t key = flow_key(seed)
     cdef uint32_t r
     if n == 0:
         raise ValueError(f"{src.shape[0]} bytes are no packet of {length}")
     with nogil:
         for r in range(repeats):
             for at in range(n):
-                total += flow_hash(&src[at * length], length, seed)
+                total += flow_hash(&src[at * length], length, key)
     return total

@@ -136,6 +136,8 @@ cdef uint32_t encode_packet(Target *t, Columns *c, uint32_t i, uint32_t number) 
             store_32(p + length - 4, length, t.big)
             t.used += length
             return 0
+    gather(c, i, p + EPB_HDR_LEN)  # before the block header, part of which it may write over
+    memset(p + EPB_HDR_LEN + n, 0, 4)
     store_32(p, BLOCK_EPB, t.big)
     store_32(p + 8, number, t.big)
     if rec != NULL and kind != BLOCK_SPB and not c.ts_touched:
@@ -146,8 +148,6 @@ cdef uint32_t encode_packet(Target *t, Columns *c, uint32_t i, uint32_t number) 
     store_32(p + 16, <uint32_t>units, t.big)
     store_32(p + 20, n, t.big)
     store_32(p + 24, c.wire_len[i], t.big)
-    gather(c, i, p + EPB_HDR_LEN)
-    memset(p + EPB_HDR_LEN + n, 0, 4)
     length = EPB_HDR_LEN + pad4(n)
     if not altered and kind == BLOCK_EPB and not c.noted and t.strip_pen == 0:
         memcpy(p + length, options, n_options)

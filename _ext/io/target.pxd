@@ -2,32 +2,40 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from vxlanfast._ext.batch cimport Columns, row_body, row_head
+from vxlanfast._ext.batch cimport BATCH_HEAD_LEN, Columns, row_body
 from vxlanfast._ext.io.format cimport Interface
 
 cdef enum:
     COPY_SLACK = 128        # bytes a copy may write past its end
     COPY_STEP_MAX = 256     # longer rows are for memcpy
+    HEAD_SLACK = 16         # bytes a copy of headers may write before its start: a record header's, stored after it
     NO_INTERFACE = 0xFFFFFFFFU
 
 cdef extern from *:
     """
+    #include <string.h>
     /* Whole 32-byte steps: no branch on the length's low bits. The caller has slack on both sides. */
     static inline void vf_copy_steps(uint8_t *dst, const uint8_t *src, uint32_t n)
     {
         for (uint32_t i = 0; i < n; i += 32)
             __builtin_memcpy(dst + i, src + i, 32);
     }
-    /* The headers of one tunnel are 50 or 70 bytes: no loop. */
-    static inline void vf_copy_head(uint8_t *dst, const uint8_t *src, uint32_t n)
+    /* The n bytes before end, which is the end of a slot: those of a tunnel over IPv4 (50) stand in the slot's last
+     * cache line, and that line is copied whole. It begins up to HEAD_SLACK bytes before dst. */
+    static inline void vf_copy_head(uint8_t *dst, const uint8_t *end, uint32_t n)
     {
-        __builtin_memcpy(dst, src, 64);
-        if (__builtin_expect(n > 64, 0))
-            __builtin_memcpy(dst + 64, src + 64, 64);
+        if (__builtin_expect(n >= 64 - 16 && n <= 64, 1)) {
+            __builtin_memcpy(dst + n - 64, end - 64, 64);
+        } else if (n > 64) {
+            __builtin_memcpy(dst, end - n, 64);
+            __builtin_memcpy(dst + n - 64, end - 64, 64);
+        } else {
+            memcpy(dst, end - n, n);
+        }
     }
     """
     void copy_steps "vf_copy_steps"(uint8_t *dst, const uint8_t *src, uint32_t n) noexcept nogil
-    void copy_head "vf_copy_head"(uint8_t *dst, const uint8_t *src, uint32_t n) noexcept nogil
+    void copy_head "vf_copy_head"(uint8_t *dst, const uint8_t *end, uint32_t n) noexcept nogil
 
 
 cdef struct Target:
@@ -67,11 +75,11 @@ cdef struct Target:
 
 
 cdef inline void gather(Columns *c, uint32_t i, uint8_t *dst) noexcept nogil:
-    """Head and body of row ``i``, together, at ``dst``."""
-    cdef uint32_t n = c.len[i]
-    if c.head_len[i]:
-        copy_head(dst, row_head(c, i), c.head_len[i])
-        dst += c.head_len[i]
+    """Head and body of row ``i``, together, at ``dst``. Writes over HEAD_SLACK bytes before it, COPY_SLACK behind."""
+    cdef uint32_t n = c.len[i], head_len = c.head_len[i]
+    if head_len:
+        copy_head(dst, c.head + <uint64_t>(i + 1) * BATCH_HEAD_LEN, head_len)
+        dst += head_len
     if n <= COPY_STEP_MAX:
         copy_steps(dst, row_body(c, i), n)
     else:

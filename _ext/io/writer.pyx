@@ -48,6 +48,7 @@ cdef inline uint32_t encode_pcap(Target *t, Columns *columns, uint32_t k, bint b
             t.refused_passed += c.verdict[i] == PASS
             c.verdict[i] = DROP_OUTPUT_LINK_TYPE
             continue
+        gather(&c, i, p + PCAP_RECORD_LEN)  # before the record header, part of which it may write over
         if raw_times:
             memcpy(p, c.arena + c.rec[i], 8)
         else:
@@ -59,7 +60,6 @@ cdef inline uint32_t encode_pcap(Target *t, Columns *columns, uint32_t k, bint b
             store_32(p + 4, <uint32_t>(seconds % 1000000000 // tick_ns), big)
         store_32(p + 8, n, big)
         store_32(p + 12, c.wire_len[i], big)
-        gather(&c, i, p + PCAP_RECORD_LEN)
         p += PCAP_RECORD_LEN + n
         rows += 1
     t.used += p - begin

@@ -1,6 +1,8 @@
 """Putting VXLAN on: a tunnel's outer headers as a template, with what changes from packet to packet patched in."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from vxlanfast._ext.batch cimport Columns
+
 cdef enum:
     TUNNEL_HDR_MAX = 70     # Ethernet 14, IPv6 40, UDP 8, VXLAN 8
     DSCP_INHERIT = 255
@@ -21,7 +23,10 @@ cdef struct Tunnel:
     bint df
     uint32_t mtu            # of the underlay's IP packets; 0: unlimited
     uint8_t mtu_policy
-    uint64_t seed
+    uint64_t key            # of the flow hash
+
+
+ctypedef uint32_t (*EncapRun)(Columns *c, const Tunnel *t, uint32_t i, uint32_t ident) noexcept nogil
 
 
 cdef struct EncapTally:
@@ -32,5 +37,6 @@ cdef struct EncapTally:
 
 cdef class Encap:
     cdef Tunnel t
+    cdef EncapRun run       # the loop over common rows, where the tunnel has one; else NULL
     cdef EncapTally tally
     cdef uint64_t counts[64]

@@ -10,10 +10,10 @@ from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_INNER_RUNT, DROP_MTU, DROP_NO_HEADROOM, DROP_NOT_ETHERNET, DROP_TOO_LONG, VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_fold, csum_finish_udp, csum_short, csum_word
-from vxlanfast._ext.wire.ecn cimport ecn_encap
-from vxlanfast._ext.wire.endian cimport load_be16, load_be32, likely, store_be16, store_be32
+from vxlanfast._ext.wire.ecn cimport ECN_MASK, ecn_encap
+from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_be64, likely, store_be16, store_be32, store_be64
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_find_l3, eth_write
-from vxlanfast._ext.wire.flow cimport flow_common, flow_hash_any, flow_sport
+from vxlanfast._ext.wire.flow cimport flow_common, flow_hash_any, flow_key, flow_sport
 from vxlanfast._ext.wire.ipv4 cimport (
     IP_PROTO_FRAGMENT, IP_PROTO_UDP, IPV4_DF, IPV4_HDR_LEN, IPV4_MF, IPV4_OFF_CSUM, IPV4_OFF_FRAG, IPV4_OFF_ID,
     IPV4_OFF_TOS, IPV4_OFF_TOTAL_LEN, ipv4_write,
@@ -54,36 +54,50 @@ cdef inline uint16_t header_csum(const Tunnel *t, uint32_t tos, uint32_t total, 
     return <uint16_t>~(total_sum + (total_sum >> 16))
 
 
-cdef inline bint encap_common(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident) noexcept nogil:
-    """What nearly every row is, in few steps: a bare Ethernet frame with room for its length in an IPv4 underlay, whose
-    MTU and UDP checksum nobody asked about. False: ``encap_row`` knows, and does the same to such a row."""
-    cdef uint32_t n = c.len[i], wire_n = c.wire_len[i], total = wire_n + TUNNEL4_HDR_LEN - ETH_HDR_LEN, tos, flow = 0
-    cdef const uint8_t *frame = c.arena + c.off[i]
-    cdef uint8_t *p = c.head + <uint64_t>(i + 1) * BATCH_HEAD_LEN - TUNNEL4_HDR_LEN
-    if not (likely(c.link[i] == LINK_ETHERNET) and likely(c.head_len[i] == 0) and likely(n >= 34)
-            and likely(wire_n >= n) and likely(wire_n <= IP_DATAGRAM_MAX + ETH_HDR_LEN - TUNNEL4_HDR_LEN)):
-        return False
-    if not flow_common(frame, n, t.seed, &flow):
-        flow = flow_hash_any(frame, n, t.seed)
-    tos = frame[15] if likely(load_be16(frame + 12) == ETH_TYPE_IPV4) else inner_tos(frame, n)
-    if t.dscp != DSCP_INHERIT:
-        tos = ecn_encap(<uint8_t>(t.dscp << 2), <uint8_t>tos)
-    if t.df:
-        ident = 0
-    memcpy(p, t.hdr, TUNNEL4_HDR_LEN)
-    p[ETH_HDR_LEN + IPV4_OFF_TOS] = <uint8_t>tos
-    store_be32(p + ETH_HDR_LEN + IPV4_OFF_TOTAL_LEN, total << 16 | (ident & 0xFFFF))
-    store_be16(p + ETH_HDR_LEN + IPV4_OFF_CSUM, header_csum(t, tos, total, ident & 0xFFFF))
-    store_be16(p + ETH_HDR_LEN + IPV4_HDR_LEN + UDP_OFF_SRC, t.sport if t.sport else flow_sport(flow))
-    store_be16(p + ETH_HDR_LEN + IPV4_HDR_LEN + UDP_OFF_LEN, <uint16_t>(total - IPV4_HDR_LEN))
-    c.flow[i] = flow
-    c.head_len[i] = TUNNEL4_HDR_LEN
-    c.wire_len[i] = wire_n + TUNNEL4_HDR_LEN
-    c.vni[i] = t.vni
-    return True
+cdef uint32_t encap_run(Columns *columns, const Tunnel *tunnel, uint32_t i, uint32_t ident) noexcept nogil:
+    """Rows from ``i`` on, as long as they are what nearly all are: bare Ethernet frames of TCP or UDP over IPv4, with
+    room for their length in an IPv4 underlay whose MTU and UDP checksum nobody asked about. Returns the first that is
+    not: ``encap_row`` knows what to do with it, and does the same to the others."""
+    # Copies that nothing points to (see decap_rows): header bytes are stored for every row, and may alias anything.
+    cdef Columns c = columns[0]
+    cdef Tunnel t = tunnel[0]
+    cdef uint64_t w8 = load_be64(t.hdr + 8), w16 = load_be64(t.hdr + 16), w24 = load_be64(t.hdr + 24)
+    cdef uint64_t w32 = load_be64(t.hdr + 32)
+    cdef uint32_t count = c.n, n, wire_n, total, tos, id, flow = 0, ident_mask = 0 if t.df else 0xFFFF
+    cdef uint32_t tos_mask = 0xFF if t.dscp == DSCP_INHERIT else ECN_MASK
+    cdef uint32_t tos_set = 0 if t.dscp == DSCP_INHERIT else <uint32_t>t.dscp << 2
+    cdef const uint8_t *frame
+    cdef uint8_t *p
+    cdef uint16_t sport
+    while i < count:
+        n = c.len[i]
+        wire_n = c.wire_len[i]
+        frame = c.arena + c.off[i]
+        if not (likely(c.verdict[i] == PASS) and likely(c.link[i] == LINK_ETHERNET) and likely(c.head_len[i] == 0)
+                and likely(wire_n >= n) and likely(wire_n <= IP_DATAGRAM_MAX + ETH_HDR_LEN - TUNNEL4_HDR_LEN)
+                and likely(flow_common(frame, n, t.key, &flow))):
+            break
+        tos = (frame[ETH_HDR_LEN + IPV4_OFF_TOS] & tos_mask) | tos_set  # ecn_encap
+        total = wire_n + TUNNEL4_HDR_LEN - ETH_HDR_LEN
+        id = (ident + i) & ident_mask
+        sport = t.sport if t.sport else flow_sport(flow)
+        # Whole words, each with its changing fields put in: fewer stores than patching a copied template.
+        p = c.head + <uint64_t>(i + 1) * BATCH_HEAD_LEN - TUNNEL4_HDR_LEN
+        memcpy(p, t.hdr, 8)
+        store_be64(p + 8, w8 | tos)
+        store_be64(p + 16, w16 | <uint64_t>total << 48 | <uint64_t>id << 32)
+        store_be64(p + 24, w24 | <uint64_t>header_csum(&t, tos, total, id) << 48)
+        store_be64(p + 32, w32 | <uint64_t>sport << 32 | (total - IPV4_HDR_LEN))
+        memcpy(p + 40, t.hdr + 40, TUNNEL4_HDR_LEN - 40)
+        c.flow[i] = flow
+        c.head_len[i] = TUNNEL4_HDR_LEN
+        c.wire_len[i] = wire_n + TUNNEL4_HDR_LEN
+        c.vni[i] = t.vni
+        i += 1
+    return i
 
 
-cdef inline Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident, bint is_v6,
+cdef Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident, bint is_v6,
                               EncapTally *tally) noexcept nogil:
     """One row. ``is_v6`` is a constant: one body, compiled for either underlay."""
     cdef uint32_t hdr_len = ETH_HDR_LEN + (IPV6_HDR_LEN if is_v6 else IPV4_HDR_LEN) + PAYLOAD_HDR_LEN
@@ -114,7 +128,7 @@ cdef inline Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t 
         if t.mtu_policy == MTU_DROP:
             return DROP_MTU
     # A row with headers in front (a second encapsulation) has its flow in them.
-    c.flow[i] = flow_hash_any(frame, had if had else n, t.seed)
+    c.flow[i] = flow_hash_any(frame, had if had else n, t.key)
     sport = t.sport if t.sport else flow_sport(c.flow[i])
     tos = inner_tos(frame, had if had else n)
     if t.dscp != DSCP_INHERIT:
@@ -151,26 +165,26 @@ cdef inline Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t 
     return PASS
 
 
-cdef inline void encap_rows(Columns *columns, const Tunnel *tunnel, uint32_t ident, bint is_v6, uint64_t *counts,
+cdef inline void encap_rows(Columns *c, const Tunnel *t, uint32_t ident, bint is_v6, EncapRun run, uint64_t *counts,
                             EncapTally *tally) noexcept nogil:
-    # Copies that nothing points to (see decap_rows): header bytes are stored for every row, and may alias anything.
-    cdef Columns c = columns[0]
-    cdef Tunnel t = tunnel[0]
-    cdef bint common = not is_v6 and not t.mtu and not t.with_csum
-    cdef uint64_t passed = 0
-    cdef uint32_t i
+    """All rows. ``run``: a pointer, so that its loop stays a function of its own, with all the registers."""
+    cdef uint32_t i = 0, after, passed = 0
     cdef Verdict v
-    for i in range(c.n):
+    while i < c.n:
+        if run != NULL:
+            after = run(c, t, i, ident)
+            passed += after - i
+            i = after
+            if i == c.n:
+                break
         if c.verdict[i] == PASS:
-            if common and likely(encap_common(&c, i, &t, ident + i)):
-                passed += 1
-                continue
-            v = encap_row(columns, i, tunnel, ident + i, is_v6, tally)
+            v = encap_row(c, i, t, ident + i, is_v6, tally)
             if likely(v == PASS):
                 passed += 1
             else:
                 c.verdict[i] = v
                 counts[<uint8_t>v] += 1
+        i += 1
     counts[<uint8_t>PASS] += passed
 
 
@@ -287,7 +301,7 @@ cdef class Encap:
         t.df = df
         t.mtu = mtu
         t.mtu_policy = {"warn": MTU_WARN, "drop": MTU_DROP, "fragment": MTU_FRAGMENT}[mtu_policy]
-        t.seed = seed
+        t.key = flow_key(seed)
         if mtu and mtu < t.hdr_len - ETH_HDR_LEN + IPV6_FRAG_HDR_LEN + ETH_HDR_LEN:
             raise ValueError(f"MTU {mtu}: too small for the headers")
         eth_write(t.hdr, <const uint8_t *><char *>dmac, <const uint8_t *><char *>smac,
@@ -303,6 +317,8 @@ cdef class Encap:
             store_be16(ip + IPV4_OFF_CSUM, 0)
             t.ip_sum = csum_fold(csum_short(ip, IPV4_HDR_LEN))
             t.udp_sum = csum_short(ip + 12, 8) + csum_word(IP_PROTO_UDP)
+        if not (is_v6 or mtu or udp_csum):
+            self.run = encap_run
         udp_write(udp, 0, dport, 0, 0)
         vxlan_write(udp + UDP_HDR_LEN, vni)
         t.udp_sum += csum_short(udp, PAYLOAD_HDR_LEN)
@@ -315,9 +331,9 @@ cdef class Encap:
             batch._require_idle("fragment the packets of")
         with nogil:
             if is_v6:
-                encap_rows(&batch.c, &self.t, <uint32_t>ordinal, True, self.counts, &self.tally)
+                encap_rows(&batch.c, &self.t, <uint32_t>ordinal, True, self.run, self.counts, &self.tally)
             else:
-                encap_rows(&batch.c, &self.t, <uint32_t>ordinal, False, self.counts, &self.tally)
+                encap_rows(&batch.c, &self.t, <uint32_t>ordinal, False, self.run, self.counts, &self.tally)
             if self.t.mtu and self.t.mtu_policy == MTU_FRAGMENT:
                 failed = fragment_rows(&batch.c, &self.t, <uint32_t>ordinal, is_v6, &self.tally)
         if failed:

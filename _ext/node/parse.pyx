@@ -6,7 +6,7 @@ from vxlanfast._ext.verdict cimport Verdict, PASS, PUNT_NOT_IP, VERDICT_COUNT
 from vxlanfast._ext.wire.arp cimport arp_check
 from vxlanfast._ext.wire.endian cimport likely, load_be16, load_be32
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_ARP
-from vxlanfast._ext.wire.flow cimport flow_common, flow_hash_any
+from vxlanfast._ext.wire.flow cimport flow_common, flow_hash_any, flow_key
 from vxlanfast._ext.wire.icmp cimport icmp_check
 from vxlanfast._ext.wire.ip cimport IpPacket, ip_parse
 from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_HDR_LEN
@@ -71,7 +71,7 @@ cdef Verdict parse_row(Columns *c, uint32_t i) noexcept nogil:
     return parse_l4(p + l3 + ip.l4, n - l3 - ip.l4 if n > l3 + ip.l4 else 0, ip.end - ip.l4, &ip)
 
 
-cdef void parse_rows(Columns *columns, uint64_t seed, uint64_t *counts) noexcept nogil:
+cdef void parse_rows(Columns *columns, uint64_t key, uint64_t *counts) noexcept nogil:
     cdef Columns c = columns[0]  # a copy that nothing points to: see decap_rows
     cdef uint32_t i, flow = 0
     cdef uint64_t passed = 0
@@ -80,8 +80,8 @@ cdef void parse_rows(Columns *columns, uint64_t seed, uint64_t *counts) noexcept
         if c.verdict[i] != PASS:
             continue
         if likely(c.link[i] == LINK_ETHERNET):
-            if not flow_common(c.arena + c.off[i], c.len[i], seed, &flow):
-                flow = flow_hash_any(c.arena + c.off[i], c.len[i], seed)
+            if not flow_common(c.arena + c.off[i], c.len[i], key, &flow):
+                flow = flow_hash_any(c.arena + c.off[i], c.len[i], key)
             c.flow[i] = flow
             if likely(parse_common(c.arena + c.off[i], c.len[i], c.wire_len[i])):
                 # The common frame in one condition; the general way says the same of it.
@@ -101,16 +101,16 @@ cdef class Parse:
     Any link type and protocol: ARP, IP, UDP, TCP and ICMP are looked into, others pass as they are. ``seed``: of the
     flow hash (Ethernet frames have one).
     """
-    cdef uint64_t seed
+    cdef uint64_t key
     cdef uint64_t counts[64]
 
     def __cinit__(self, *, uint64_t seed=0):
-        self.seed = seed
+        self.key = flow_key(seed)
 
     def process(self, PacketBatch batch not None):
         """Every row with verdict PASS."""
         with nogil:
-            parse_rows(&batch.c, self.seed, self.counts)
+            parse_rows(&batch.c, self.key, self.counts)
         return batch
 
     def counters(self):

@@ -61,14 +61,18 @@ cdef extern from *:
     const uint64_t FLOW_D "VF_FLOW_D"
 
 
+cdef inline uint64_t flow_key(uint64_t seed) noexcept nogil:
+    """The key that the hashes take: made of a seed once, not for each packet."""
+    return flow_fold(seed ^ FLOW_C, FLOW_D)
+
+
 cdef inline uint64_t flow_pair(const uint8_t *p, uint64_t key, uint64_t key2) noexcept nogil:
     """An IPv6 address to 64 bits."""
     return flow_fold(load_64(p, False) ^ key, load_64(p + 8, False) ^ key2)
 
 
-cdef inline uint32_t flow_mix(uint64_t a, uint64_t b, uint64_t seed) noexcept nogil:
-    """Two words and a seed to 32 bits, all of them good. A loop's seed is hashed once, outside it, by the compiler."""
-    cdef uint64_t key = flow_fold(seed ^ FLOW_C, FLOW_D)
+cdef inline uint32_t flow_mix(uint64_t a, uint64_t b, uint64_t key) noexcept nogil:
+    """Two words to 32 bits, all of them good."""
     return <uint32_t>flow_fold(flow_fold(a ^ key, b ^ FLOW_B), FLOW_C)
 
 
@@ -83,16 +87,16 @@ cdef inline uint32_t flow_l4(const uint8_t *p, uint32_t n, uint8_t proto) noexce
     return 0
 
 
-cdef inline uint32_t flow_hash_ipv4(const uint8_t *p, uint32_t n, uint64_t seed) noexcept nogil:
+cdef inline uint32_t flow_hash_ipv4(const uint8_t *p, uint32_t n, uint64_t key) noexcept nogil:
     """Of a packet with its first 20 bytes there; options may be cut."""
     cdef uint64_t rest = <uint64_t>p[IPV4_OFF_PROTO] << 32
     cdef uint32_t l4 = ipv4_hdr_len(p)
     if ipv4_frag(p) & (IPV4_FRAG_MASK | IPV4_MF) == 0 and l4 < n:
         rest |= flow_l4(p + l4, n - l4, p[IPV4_OFF_PROTO])
-    return flow_mix(load_64(p + IPV4_OFF_SRC, False), rest, seed)
+    return flow_mix(load_64(p + IPV4_OFF_SRC, False), rest, key)
 
 
-cdef inline uint32_t flow_hash_ipv6(const uint8_t *p, uint32_t n, uint64_t seed) noexcept nogil:
+cdef inline uint32_t flow_hash_ipv6(const uint8_t *p, uint32_t n, uint64_t key) noexcept nogil:
     """Of a packet with its 40-byte header there; extension headers may be cut."""
     cdef uint64_t rest = 0
     cdef uint32_t l4, fragment
@@ -102,10 +106,10 @@ cdef inline uint32_t flow_hash_ipv6(const uint8_t *p, uint32_t n, uint64_t seed)
         rest = <uint64_t>proto << 32
         if l4 < n:
             rest |= flow_l4(p + l4, n - l4, proto)
-    return flow_mix(flow_pair(p + IPV6_OFF_SRC, FLOW_A, FLOW_B) ^ flow_pair(p + IPV6_OFF_DST, FLOW_C, FLOW_D), rest, seed)
+    return flow_mix(flow_pair(p + IPV6_OFF_SRC, FLOW_A, FLOW_B) ^ flow_pair(p + IPV6_OFF_DST, FLOW_C, FLOW_D), rest, key)
 
 
-cdef inline uint32_t flow_hash_any(const uint8_t *p, uint32_t n, uint64_t seed) noexcept nogil:
+cdef inline uint32_t flow_hash_any(const uint8_t *p, uint32_t n, uint64_t key) noexcept nogil:
     """``flow_hash`` without its short cut."""
     cdef uint8_t frame[16]
     cdef uint16_t kind
@@ -113,19 +117,19 @@ cdef inline uint32_t flow_hash_any(const uint8_t *p, uint32_t n, uint64_t seed) 
     if n < ETH_HDR_LEN:
         for i in range(16):
             frame[i] = p[i] if i < n else 0
-        return flow_mix(load_64(frame, False), load_64(frame + 8, False), seed)
+        return flow_mix(load_64(frame, False), load_64(frame + 8, False), key)
     if eth_find_l3(p, n, &kind, &l3) != PASS or kind < ETH_TYPE_MIN:
         kind = 0
     elif kind == ETH_TYPE_IPV4:
         if n - l3 >= IPV4_HDR_LEN and p[l3] >> 4 == 4 and p[l3] & 0x0F >= 5:
-            return flow_hash_ipv4(p + l3, n - l3, seed)
+            return flow_hash_ipv4(p + l3, n - l3, key)
     elif kind == ETH_TYPE_IPV6:
         if ipv6_check(p + l3, n - l3) == PASS:
-            return flow_hash_ipv6(p + l3, n - l3, seed)
-    return flow_mix(load_64(p + ETH_OFF_DST, False), load_32(p + 8, False) | <uint64_t>kind << 32, seed)
+            return flow_hash_ipv6(p + l3, n - l3, key)
+    return flow_mix(load_64(p + ETH_OFF_DST, False), load_32(p + 8, False) | <uint64_t>kind << 32, key)
 
 
-cdef inline bint flow_common(const uint8_t *p, uint32_t n, uint64_t seed, uint32_t *hash) noexcept nogil:
+cdef inline bint flow_common(const uint8_t *p, uint32_t n, uint64_t key, uint32_t *hash) noexcept nogil:
     """``flow_hash`` of nearly every frame: untagged IPv4 without options, unfragmented TCP or UDP. False: any other.
 
     Small enough to stand in a loop; ``flow_hash_any`` says the same of such a frame.
@@ -135,16 +139,17 @@ cdef inline bint flow_common(const uint8_t *p, uint32_t n, uint64_t seed, uint32
         return False
     # The fields of one load are in reverse: protocol, (TTL,) fragment offset, fragment flags.
     word = load_32(p + 20, False) & 0xFF00FF3FU
-    hash[0] = flow_mix(load_64(p + 26, False), load_32(p + 34, False) | <uint64_t>word << 8, seed)
+    hash[0] = flow_mix(load_64(p + 26, False), load_32(p + 34, False) | <uint64_t>word << 8, key)
     return likely(word == IP_PROTO_TCP << 24 or word == IP_PROTO_UDP << 24)
 
 
-cdef inline uint32_t flow_hash(const uint8_t *p, uint32_t n, uint64_t seed) noexcept nogil:
-    """The hash of the Ethernet frame at ``p``, of which ``n`` bytes are there. Reads no further, whatever they say."""
+cdef inline uint32_t flow_hash(const uint8_t *p, uint32_t n, uint64_t key) noexcept nogil:
+    """The hash of the Ethernet frame at ``p``, of which ``n`` bytes are there; ``key``: of ``flow_key``. Reads no further,
+    whatever the frame says."""
     cdef uint32_t hash = 0
-    if likely(flow_common(p, n, seed, &hash)):
+    if likely(flow_common(p, n, key, &hash)):
         return hash
-    return flow_hash_any(p, n, seed)
+    return flow_hash_any(p, n, key)
 
 
 cdef inline uint16_t flow_sport(uint32_t hash) noexcept nogil:

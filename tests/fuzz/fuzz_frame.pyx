@@ -19,7 +19,7 @@ from vxlanfast._ext.node.encap cimport Encap
 from vxlanfast._ext.table.fragments cimport FRAG_BLOCKS, FRAG_NONE, FRAG_PIECES, FRAG_PIECES_MAX, FragmentTable
 from vxlanfast._ext.verdict cimport *
 from vxlanfast._ext.wire.endian cimport load_16, load_32
-from vxlanfast._ext.wire.flow cimport flow_hash, flow_hash_any
+from vxlanfast._ext.wire.flow cimport flow_hash, flow_hash_any, flow_key
 from vxlanfast._ext.wire.ip cimport IpPacket, ip_parse
 from vxlanfast._ext.wire.link cimport LINK_ETHERNET, LINK_RAW, link_find_l3
 
@@ -410,7 +410,7 @@ cdef check_flows(Case case):
     cdef uint32_t i
     case.load()
     for i in range(case.count):
-        if flow_hash(c.arena + c.off[i], c.len[i], 7) != flow_hash_any(c.arena + c.off[i], c.len[i], 7):
+        if flow_hash(c.arena + c.off[i], c.len[i], flow_key(7)) != flow_hash_any(c.arena + c.off[i], c.len[i], flow_key(7)):
             fail("the short cut to the flow hash leads elsewhere", i)
 
 
@@ -546,7 +546,7 @@ cdef check_encap(Case case, uint8_t kind, uint16_t mtu_setting, uint8_t order):
             fragments = True
         elif expected == PASS and (c.head_len[i] != hdr_len or c.len[i] != n or c.wire_len[i] != wire + hdr_len):
             fail(f"{case.frames[i]} encapsulated: {c.head_len[i]} + {c.len[i]} of {c.wire_len[i]} bytes", i)
-        if expected == PASS and c.flow[i] != flow_hash(row_body(c, i) if not fragments else c.arena + case.frames[i].off, n, 0):
+        if expected == PASS and c.flow[i] != flow_hash(row_body(c, i) if not fragments else c.arena + case.frames[i].off, n, flow_key(0)):
             fail("not its flow", i)
     for k in range(row_count(c)):
         i = row_at(c, k)

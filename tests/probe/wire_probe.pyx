@@ -797,13 +797,13 @@ def ecn_set6(source, value):
 
 def flow_hash(source, uint64_t seed=0):
     cdef Exact b = Exact(source)
-    return flow.flow_hash(b.p, b.n, seed)
+    return flow.flow_hash(b.p, b.n, flow.flow_key(seed))
 
 
 def flow_hash_any(source, uint64_t seed=0):
     """The general way, without the short cut."""
     cdef Exact b = Exact(source)
-    return flow.flow_hash_any(b.p, b.n, seed)
+    return flow.flow_hash_any(b.p, b.n, flow.flow_key(seed))
 
 
 def flow_fold(uint64_t a, uint64_t b):
