@@ -85,6 +85,24 @@ cdef inline uint32_t row_at(Columns *c, uint32_t k) noexcept nogil:
     return c.order[k] if c.ordered else k
 
 
+cdef inline uint32_t rows_alike(const Columns *c, uint32_t i, uint32_t end, uint16_t link, bint bare) noexcept nogil:
+    """End of the run of rows from ``i`` on with verdict PASS (0) and that link type; ``bare``: and no headers in front.
+
+    By columns, sixteen rows or more at a step: the loop behind it then has only the packets to look at.
+    """
+    cdef uint32_t k, odd
+    while i + 64 <= end:
+        odd = 0
+        for k in range(i, i + 64):
+            odd |= c.verdict[k] | (c.link[k] ^ link) | (c.head_len[k] if bare else 0)
+        if odd:
+            break
+        i += 64
+    while i < end and c.verdict[i] == 0 and c.link[i] == link and (not bare or c.head_len[i] == 0):
+        i += 1
+    return i
+
+
 cdef inline void rows_init(Columns *c, uint32_t first, uint32_t count) noexcept nogil:
     """Every column that a source does not fill itself, for rows ``first`` … ``first + count - 1``."""
     memset(c.outer + first, 0xFF, count * sizeof(uint32_t))

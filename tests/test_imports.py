@@ -22,8 +22,13 @@ ROOMS = {
     "io": {"batch", "verdict", "wire"},
     "node": {"batch", "verdict", "wire", "table"},
 }
-#: Single exceptions: (file, module). A survey knows the frame a row came from by its record's offset.
-ALLOWED = {("_ext/node/survey.pyx", "vxlanfast._ext.io.format")}
+#: Single exceptions: (file, module). A survey knows the frame a row came from by its record's offset; and one node
+#: writes what it makes into an encoder's buffer itself.
+ALLOWED = {("_ext/node/survey.pyx", "vxlanfast._ext.io.format")} | {
+    (f"_ext/node/direct.{suffix}", f"vxlanfast._ext.io.{module}")
+    for suffix in ("pyx", "pyi")
+    for module in ("format", "target", "writer")
+}
 #: Modules of the C library and of Python's C interface.
 LOWEST = ("libc", "posix", "cpython", "cython")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vxlanfast._ext.batch import PacketBatch
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from vxlanfast.ends import Readable, Writable
+
+#: Rows from the ``start``-th on into an encoder: the row to go on from when its buffer is written, None: all are in.
+#: ``ordinal``: packets before the batch.
+Encode = Callable[[CaptureEncoder, PacketBatch, int, int], int | None]
 
 FORMATS = ("pcap", "nsecpcap", "pcapng")
 
@@ -127,10 +131,17 @@ def flush(encoder: CaptureEncoder, sink: Sink) -> None:
     encoder.clear()
 
 
-def append(encoder: CaptureEncoder, sink: Sink, batch: PacketBatch, *, flush: bool) -> None:
+def encode(encoder: CaptureEncoder, batch: PacketBatch, start: int, ordinal: int) -> int | None:
+    """The usual way of a batch into an encoder."""
+    return encoder.encode(batch, start)
+
+
+def append(
+    encoder: CaptureEncoder, sink: Sink, batch: PacketBatch, *, flush: bool, encode: Encode = encode, ordinal: int = 0
+) -> None:
     """Encode a batch, writing whenever enough has gathered; ``flush``: in any case."""
     at = 0
-    while (rest := encoder.encode(batch, at)) is not None:
+    while (rest := encode(encoder, batch, at, ordinal)) is not None:
         at = rest
         sink.write(encoder.pending())
         encoder.clear()

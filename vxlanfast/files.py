@@ -11,10 +11,11 @@ from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.io.notes import COMMENT_PREFIX, PEN, Annotate, Remember, Restore
 from vxlanfast._ext.io.writer import CaptureEncoder
 from vxlanfast._ext.node.decap import Decap
+from vxlanfast._ext.node.direct import encap_encode
 from vxlanfast._ext.table.tunnels import TunnelTable
 from vxlanfast._ext.verdict import Verdict
 from vxlanfast.addr import format_ip, merge_ranges
-from vxlanfast.capture import FORMATS, Capture, append, flush, open_capture
+from vxlanfast.capture import FORMATS, Capture, Encode, append, encode, flush, open_capture
 from vxlanfast.errors import CaptureError, Interrupted, SpecError
 from vxlanfast.linktypes import link_name
 from vxlanfast.sink import Sink, open_sink
@@ -24,6 +25,7 @@ from vxlanfast.stats import OTHER, STRICT, Stats, mask
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from vxlanfast._ext.node.encap import Encap
     from vxlanfast.ends import Readable, Writable
     from vxlanfast.filters import PacketFilter
 
@@ -50,6 +52,7 @@ class Plan:
     verb: str
     steps: list[Step]
     nodes: list[Node]
+    encode: Encode = encode
     leave: int = 1
     to_ethernet: bool = True
     keep_link: bool = False
@@ -204,7 +207,7 @@ def _run_serial(
             step(batch, ordinal)
         if plan.before_write is not None:
             plan.before_write(capture, encoder, sink, batch)
-        append(encoder, sink, batch, flush=live)
+        append(encoder, sink, batch, flush=live, encode=plan.encode, ordinal=ordinal)
         ordinal += packets
         if watch is not None and watch(ordinal, capture.source.position(), capture.source.size):
             return True
@@ -262,13 +265,13 @@ def collect(
     return replace(stats, warnings=tuple(warnings))
 
 
-def _link_watch(plan: Plan, node: Node, refusal: Verdict) -> Step:
+def _link_watch(plan: Plan, node: Decap | Encap, refusal: Verdict) -> Step:
     """Behind ``node``: note which link types it refused (a scan of the rows only where there were any)."""
     seen = 0
 
     def step(batch: PacketBatch, ordinal: int) -> None:
         nonlocal seen
-        now = node.counters().get(refusal, 0)
+        now = node.count(refusal)
         if now != seen:
             seen = now
             for link, verdict in zip(batch.link, batch.verdict, strict=True):
@@ -481,8 +484,15 @@ def encap_plan(tunnel: TunnelSpec, *, inner: str | None = None) -> Plan:
     if inner_filter is not None:
         plan.steps.append(lambda batch, ordinal: inner_filter.process(batch))
         plan.nodes.append(inner_filter)
-    plan.steps.append(node.process)
-    plan.steps.append(_link_watch(plan, node, Verdict.DROP_NOT_ETHERNET))
+    watch_links = _link_watch(plan, node, Verdict.DROP_NOT_ETHERNET)
+
+    def encode(encoder: CaptureEncoder, batch: PacketBatch, start: int, ordinal: int) -> int | None:
+        rest = encap_encode(node, encoder, batch, start, ordinal)
+        if rest is None:
+            watch_links(batch, ordinal)
+        return rest
+
+    plan.encode = encode
     plan.nodes.append(node)
     plan.to_ethernet = False
     plan.keep_link = True

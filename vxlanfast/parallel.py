@@ -120,7 +120,9 @@ def _work(line: _Line, plan: Plan, encoder: CaptureEncoder, batch: PacketBatch, 
             ticket, ordinal = place
             for step in plan.steps:
                 step(batch, ordinal)
-            encoder.encode_all(batch)
+            at: int | None = 0
+            while (at := plan.encode(encoder, batch, at, ordinal)) is not None:
+                encoder.grow()
             line.write(ticket, encoder)
             place = line.read(batch, encoder)
     except BaseException as error:

@@ -74,13 +74,18 @@ cdef struct Target:
     bint no_memory
 
 
+cdef inline void copy_body(uint8_t *dst, const uint8_t *src, uint32_t n) noexcept nogil:
+    """``n`` bytes, and up to COPY_SLACK more at either place."""
+    if n <= COPY_STEP_MAX:
+        copy_steps(dst, src, n)
+    else:
+        memcpy(dst, src, n)
+
+
 cdef inline void gather(Columns *c, uint32_t i, uint8_t *dst) noexcept nogil:
     """Head and body of row ``i``, together, at ``dst``. Writes over HEAD_SLACK bytes before it, COPY_SLACK behind."""
-    cdef uint32_t n = c.len[i], head_len = c.head_len[i]
+    cdef uint32_t head_len = c.head_len[i]
     if head_len:
         copy_head(dst, c.head + <uint64_t>(i + 1) * BATCH_HEAD_LEN, head_len)
         dst += head_len
-    if n <= COPY_STEP_MAX:
-        copy_steps(dst, row_body(c, i), n)
-    else:
-        memcpy(dst, row_body(c, i), n)
+    copy_body(dst, row_body(c, i), c.len[i])

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from vxlanfast._ext.batch cimport BATCH_HEAD_LEN, Columns, PacketBatch, row_at, row_body, row_count, row_head
+from vxlanfast._ext.batch cimport BATCH_HEAD_LEN, Columns, PacketBatch, row_at, row_count, rows_alike
 from vxlanfast._ext.io.blocks cimport encode_block, encode_pcapng, grow_maps, note_interface, put_mark, put_option
 from vxlanfast._ext.io.format cimport *
 from vxlanfast._ext.io.target cimport COPY_SLACK, NO_INTERFACE, Target, gather
@@ -24,47 +24,69 @@ cdef enum:
     SECTION_UNKNOWN_LEN = 0xFFFFFFFFU
 
 
-cdef inline uint32_t encode_pcap(Target *t, Columns *columns, uint32_t k, bint big, bint raw_times,
-                                 int64_t tick_ns) noexcept nogil:
-    """Rows from the ``k``-th on, until they or the buffer end; returns the next. The last three are constants."""
+cdef uint32_t encode_run(Target *t, Columns *columns, uint32_t i, uint32_t end) noexcept nogil:
+    """Rows from ``i`` on that leave as nearly all do: passed, of the file's link type, under a little-endian record
+    header that says their time already. Returns the first that is none of these, or for which there is no room."""
     cdef Columns c = columns[0]  # a copy that nothing points to: the bytes stored here may alias anything else
-    cdef uint8_t *p = t.buffer + t.used
-    cdef const uint8_t *end = t.buffer + t.cap - (PCAP_RECORD_LEN + COPY_SLACK)
-    cdef uint64_t seconds, rows = 0
-    cdef uint32_t i, n, count = t.stop
-    cdef uint16_t link = t.link
-    cdef const uint8_t *begin = p
-    while k < count:
-        i = row_at(&c, k)
+    cdef uint8_t *begin = t.buffer + t.used
+    cdef uint8_t *p = begin
+    cdef const uint8_t *last = t.buffer + t.cap - (PCAP_RECORD_LEN + COPY_SLACK)
+    cdef uint32_t first = i, n
+    end = rows_alike(&c, i, end, t.link, False)
+    while i < end:
+        n = c.head_len[i] + c.len[i]
+        if p + n > last:
+            break
+        gather(&c, i, p + PCAP_RECORD_LEN)  # before the record header, part of which it may write over
+        memcpy(p, c.arena + c.rec[i], 8)
+        store_64(p + 8, <uint64_t>c.wire_len[i] << 32 | n, False)
+        p += PCAP_RECORD_LEN + n
+        i += 1
+    t.used += p - begin
+    t.rows += i - first
+    t.bytes += p - begin - <uint64_t>(i - first) * PCAP_RECORD_LEN
+    return i
+
+
+cdef uint32_t encode_pcap(Target *t, Columns *c, uint32_t k, bint raw_times, int64_t tick_ns) noexcept nogil:
+    """Rows from the ``k``-th on, until they or the buffer end; returns the next. ``raw_times``: as in their records."""
+    cdef uint8_t *p
+    cdef uint64_t ns
+    cdef uint32_t i, n
+    while k < t.stop:
+        if raw_times and not t.big and not c.ordered and t.leave & 1:
+            k = encode_run(t, c, k, t.stop)
+            if k == t.stop:
+                break
+        i = row_at(c, k)
         if not verdict_in(t.leave, c.verdict[i]):
             k += 1
             continue
         n = c.head_len[i] + c.len[i]
-        if p + n > end:
+        if t.used + PCAP_RECORD_LEN + COPY_SLACK + n > t.cap:
             break
         k += 1
-        if c.link[i] != link:
+        if c.link[i] != t.link:
             t.refused += 1
             t.refused_passed += c.verdict[i] == PASS
             c.verdict[i] = DROP_OUTPUT_LINK_TYPE
             continue
-        gather(&c, i, p + PCAP_RECORD_LEN)  # before the record header, part of which it may write over
+        p = t.buffer + t.used
+        gather(c, i, p + PCAP_RECORD_LEN)  # before the record header, part of which it may write over
         if raw_times:
             memcpy(p, c.arena + c.rec[i], 8)
         else:
             # Times before 1970 and after February 2106 do not fit the format's unsigned 32-bit seconds.
-            seconds = <uint64_t>(c.ts_ns[i] if c.ts_ns[i] > 0 else 0)
-            if seconds > PCAP_TIME_MAX_NS:
-                seconds = PCAP_TIME_MAX_NS
-            store_32(p, <uint32_t>(seconds // 1000000000), big)
-            store_32(p + 4, <uint32_t>(seconds % 1000000000 // tick_ns), big)
-        store_32(p + 8, n, big)
-        store_32(p + 12, c.wire_len[i], big)
-        p += PCAP_RECORD_LEN + n
-        rows += 1
-    t.used += p - begin
-    t.rows += rows
-    t.bytes += p - begin - rows * PCAP_RECORD_LEN
+            ns = <uint64_t>(c.ts_ns[i] if c.ts_ns[i] > 0 else 0)
+            if ns > PCAP_TIME_MAX_NS:
+                ns = PCAP_TIME_MAX_NS
+            store_32(p, <uint32_t>(ns // 1000000000), t.big)
+            store_32(p + 4, <uint32_t>(ns % 1000000000 // tick_ns), t.big)
+        store_32(p + 8, n, t.big)
+        store_32(p + 12, c.wire_len[i], t.big)
+        t.used += PCAP_RECORD_LEN + n
+        t.rows += 1
+        t.bytes += n
     return k
 
 
@@ -237,10 +259,6 @@ cdef class CaptureEncoder:
         cdef Target *t = &self.t
         cdef uint32_t k
         cdef uint64_t want = 0
-        cdef bint same = (not c.ts_touched and c.rec_big == t.big and t.big == False
-                          and (c.rec_format == t.format or (c.rec_format == FORMAT_PCAP_MODIFIED and t.format == FORMAT_PCAP)))
-        cdef bint same_big = (not c.ts_touched and c.rec_big and t.big
-                              and (c.rec_format == t.format or (c.rec_format == FORMAT_PCAP_MODIFIED and t.format == FORMAT_PCAP)))
         t.stop = row_count(c) if end is None else end
         if t.stop > row_count(c):
             raise ValueError(f"end = {end} of {row_count(c)} rows")
@@ -252,12 +270,8 @@ cdef class CaptureEncoder:
         with nogil:
             if t.format == FORMAT_PCAPNG:
                 k = encode_pcapng(t, c, start, &want)
-            elif same:
-                k = encode_pcap(t, c, start, False, True, 1)
-            elif same_big:
-                k = encode_pcap(t, c, start, True, True, 1)
             else:
-                k = encode_pcap(t, c, start, t.big, False, 1000 if t.format == FORMAT_PCAP else 1)
+                k = encode_pcap(t, c, start, times_as_read(t, c), 1000 if t.format == FORMAT_PCAP else 1)
         if t.no_memory:
             raise MemoryError
         if k == t.stop and (t.format != FORMAT_PCAPNG or t.next_block == c.n_blocks):
@@ -270,14 +284,9 @@ cdef class CaptureEncoder:
         t.led = True  # the next call goes on behind the blocks that are in, also where no row is yet
         return k
 
-    def encode_all(self, PacketBatch batch not None):
-        """Append every row and block, however much room that takes."""
-        start = 0
-        while True:
-            start = self.encode(batch, start)
-            if start is None:
-                return
-            self.room(self.t.cap)
+    def grow(self):
+        """Twice the room, for who cannot write what waits yet."""
+        self.room(self.t.cap)
 
     def sync(self, CaptureEncoder other not None):
         """Take over what ``other`` knows of the file so far: link type, byte order, interfaces."""

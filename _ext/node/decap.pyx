@@ -130,6 +130,10 @@ cdef class Decap:
             decap_rows(&batch.c, &self.rules, self.counts)
         return batch
 
+    def count(self, uint8_t verdict):
+        """Rows with this verdict since the start."""
+        return self.counts[verdict] if verdict < VERDICT_COUNT else 0
+
     def counters(self):
         """Rows by verdict since the start: ``{Verdict: rows}`` of those that occur."""
         from vxlanfast._ext.verdict import Verdict

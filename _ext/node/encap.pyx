@@ -4,16 +4,16 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from vxlanfast._ext.batch cimport (
-    BATCH_HEAD_LEN, Columns, PacketBatch, batch_grow_rows, row_at, row_body, row_copy, row_count, row_head,
+    BATCH_HEAD_LEN, Columns, PacketBatch, batch_grow_rows, row_at, row_body, row_copy, row_count, row_head, rows_alike,
 )
 from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_INNER_RUNT, DROP_MTU, DROP_NO_HEADROOM, DROP_NOT_ETHERNET, DROP_TOO_LONG, VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_fold, csum_finish_udp, csum_short, csum_word
 from vxlanfast._ext.wire.ecn cimport ECN_MASK, ecn_encap
-from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_be64, likely, store_be16, store_be32, store_be64
+from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_be64, likely, store_be16, store_be32
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_find_l3, eth_write
-from vxlanfast._ext.wire.flow cimport flow_common, flow_hash_any, flow_key, flow_sport
+from vxlanfast._ext.wire.flow cimport flow_hash_any, flow_key, flow_sport
 from vxlanfast._ext.wire.ipv4 cimport (
     IP_PROTO_FRAGMENT, IP_PROTO_UDP, IPV4_DF, IPV4_HDR_LEN, IPV4_MF, IPV4_OFF_CSUM, IPV4_OFF_FRAG, IPV4_OFF_ID,
     IPV4_OFF_TOS, IPV4_OFF_TOTAL_LEN, ipv4_write,
@@ -27,9 +27,7 @@ from vxlanfast._ext.wire.udp cimport UDP_HDR_LEN, UDP_OFF_CSUM, UDP_OFF_LEN, UDP
 from vxlanfast._ext.wire.vxlan cimport VXLAN_HDR_LEN, VXLAN_VNI_MAX, vxlan_write
 
 cdef enum:
-    IP_DATAGRAM_MAX = 65535
     PAYLOAD_HDR_LEN = UDP_HDR_LEN + VXLAN_HDR_LEN
-    TUNNEL4_HDR_LEN = ETH_HDR_LEN + IPV4_HDR_LEN + UDP_HDR_LEN + VXLAN_HDR_LEN
 
 
 cdef inline uint8_t inner_tos(const uint8_t *p, uint32_t n) noexcept nogil:
@@ -47,59 +45,26 @@ cdef inline uint8_t inner_tos(const uint8_t *p, uint32_t n) noexcept nogil:
     return 0
 
 
-cdef inline uint16_t header_csum(const Tunnel *t, uint32_t tos, uint32_t total, uint32_t ident) noexcept nogil:
-    """The IPv4 header checksum: what the template sums to, and the fields that change (RFC 1071 §2)."""
-    cdef uint32_t total_sum = t.ip_sum + tos + total + ident
-    total_sum = (total_sum & 0xFFFF) + (total_sum >> 16)
-    return <uint16_t>~(total_sum + (total_sum >> 16))
-
-
-cdef uint32_t encap_run(Columns *columns, const Tunnel *tunnel, uint32_t i, uint32_t ident) noexcept nogil:
-    """Rows from ``i`` on, as long as they are what nearly all are: bare Ethernet frames of TCP or UDP over IPv4, with
-    room for their length in an IPv4 underlay whose MTU and UDP checksum nobody asked about. Returns the first that is
-    not: ``encap_row`` knows what to do with it, and does the same to the others."""
+cdef uint32_t encap_run(Columns *columns, const Tunnel *tunnel, uint32_t first, uint32_t ident) noexcept nogil:
+    """Rows from ``first`` on that are bare Ethernet frames for ``tunnel4_put``. Returns the first that is not."""
     # Copies that nothing points to (see decap_rows): header bytes are stored for every row, and may alias anything.
     cdef Columns c = columns[0]
     cdef Tunnel t = tunnel[0]
-    cdef uint64_t w8 = load_be64(t.hdr + 8), w16 = load_be64(t.hdr + 16), w24 = load_be64(t.hdr + 24)
-    cdef uint64_t w32 = load_be64(t.hdr + 32)
-    cdef uint32_t count = c.n, n, wire_n, total, tos, id, flow = 0, ident_mask = 0 if t.df else 0xFFFF
-    cdef uint32_t tos_mask = 0xFF if t.dscp == DSCP_INHERIT else ECN_MASK
-    cdef uint32_t tos_set = 0 if t.dscp == DSCP_INHERIT else <uint32_t>t.dscp << 2
-    cdef const uint8_t *frame
-    cdef uint8_t *p
-    cdef uint16_t sport
-    while i < count:
-        n = c.len[i]
-        wire_n = c.wire_len[i]
-        frame = c.arena + c.off[i]
-        if not (likely(c.verdict[i] == PASS) and likely(c.link[i] == LINK_ETHERNET) and likely(c.head_len[i] == 0)
-                and likely(wire_n >= n) and likely(wire_n <= IP_DATAGRAM_MAX + ETH_HDR_LEN - TUNNEL4_HDR_LEN)
-                and likely(flow_common(frame, n, t.key, &flow))):
-            break
-        tos = (frame[ETH_HDR_LEN + IPV4_OFF_TOS] & tos_mask) | tos_set  # ecn_encap
-        total = wire_n + TUNNEL4_HDR_LEN - ETH_HDR_LEN
-        id = (ident + i) & ident_mask
-        sport = t.sport if t.sport else flow_sport(flow)
-        # Whole words, each with its changing fields put in: fewer stores than patching a copied template.
-        p = c.head + <uint64_t>(i + 1) * BATCH_HEAD_LEN - TUNNEL4_HDR_LEN
-        memcpy(p, t.hdr, 8)
-        store_be64(p + 8, w8 | tos)
-        store_be64(p + 16, w16 | <uint64_t>total << 48 | <uint64_t>id << 32)
-        store_be64(p + 24, w24 | <uint64_t>header_csum(&t, tos, total, id) << 48)
-        store_be64(p + 32, w32 | <uint64_t>sport << 32 | (total - IPV4_HDR_LEN))
-        memcpy(p + 40, t.hdr + 40, TUNNEL4_HDR_LEN - 40)
+    cdef uint32_t end = rows_alike(&c, first, c.n, LINK_ETHERNET, True), i = first, k, flow = 0
+    while i < end and likely(tunnel4_put(c.head + <uint64_t>(i + 1) * BATCH_HEAD_LEN - TUNNEL4_HDR_LEN, &t,
+                                         c.arena + c.off[i], c.len[i], c.wire_len[i], ident + i, &flow)):
         c.flow[i] = flow
-        c.head_len[i] = TUNNEL4_HDR_LEN
-        c.wire_len[i] = wire_n + TUNNEL4_HDR_LEN
-        c.vni[i] = t.vni
         i += 1
+    memset(c.head_len + first, TUNNEL4_HDR_LEN, i - first)
+    for k in range(first, i):
+        c.wire_len[k] += TUNNEL4_HDR_LEN
+        c.vni[k] = t.vni
     return i
 
 
 cdef Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident, bint is_v6,
-                              EncapTally *tally) noexcept nogil:
-    """One row. ``is_v6`` is a constant: one body, compiled for either underlay."""
+                       EncapTally *tally) noexcept nogil:
+    """One row, whatever it is."""
     cdef uint32_t hdr_len = ETH_HDR_LEN + (IPV6_HDR_LEN if is_v6 else IPV4_HDR_LEN) + PAYLOAD_HDR_LEN
     cdef uint32_t had = c.head_len[i], n = had + c.len[i], wire_n = c.wire_len[i], udp_len, total
     cdef const uint8_t *frame = row_head(c, i) if had else row_body(c, i)
@@ -167,7 +132,7 @@ cdef Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident, 
 
 cdef inline void encap_rows(Columns *c, const Tunnel *t, uint32_t ident, bint is_v6, EncapRun run, uint64_t *counts,
                             EncapTally *tally) noexcept nogil:
-    """All rows. ``run``: a pointer, so that its loop stays a function of its own, with all the registers."""
+    """All rows. ``run`` is NULL or encap_run: by a pointer gcc leaves that loop apart, with all the registers."""
     cdef uint32_t i = 0, after, passed = 0
     cdef Verdict v
     while i < c.n:
@@ -288,6 +253,7 @@ cdef class Encap:
         cdef Tunnel *t = &self.t
         cdef uint8_t *ip = t.hdr + ETH_HDR_LEN
         cdef bint is_v6 = len(src) == 16
+        cdef int i
         cdef uint8_t *udp = ip + (IPV6_HDR_LEN if is_v6 else IPV4_HDR_LEN)
         if len(src) not in (4, 16) or len(src) != len(dst) or len(smac) != 6 or len(dmac) != 6:
             raise ValueError("addresses: src and dst 4 or 16 bytes alike, smac and dmac 6")
@@ -317,11 +283,16 @@ cdef class Encap:
             store_be16(ip + IPV4_OFF_CSUM, 0)
             t.ip_sum = csum_fold(csum_short(ip, IPV4_HDR_LEN))
             t.udp_sum = csum_short(ip + 12, 8) + csum_word(IP_PROTO_UDP)
-        if not (is_v6 or mtu or udp_csum):
-            self.run = encap_run
         udp_write(udp, 0, dport, 0, 0)
         vxlan_write(udp + UDP_HDR_LEN, vni)
         t.udp_sum += csum_short(udp, PAYLOAD_HDR_LEN)
+        for i in range(5):
+            t.words[i] = load_be64(t.hdr + 8 * i)
+        t.tos_mask = 0xFF if dscp is None else ECN_MASK
+        t.tos_set = 0 if dscp is None else <uint8_t>(t.dscp << 2)
+        t.common = not (is_v6 or mtu or udp_csum)
+        if t.common:
+            self.run = encap_run
 
     def process(self, PacketBatch batch not None, uint64_t ordinal=0):
         """Every row with verdict PASS. ``ordinal``: how many rows came before this batch; identifications count on."""
@@ -331,7 +302,7 @@ cdef class Encap:
             batch._require_idle("fragment the packets of")
         with nogil:
             if is_v6:
-                encap_rows(&batch.c, &self.t, <uint32_t>ordinal, True, self.run, self.counts, &self.tally)
+                encap_rows(&batch.c, &self.t, <uint32_t>ordinal, True, NULL, self.counts, &self.tally)
             else:
                 encap_rows(&batch.c, &self.t, <uint32_t>ordinal, False, self.run, self.counts, &self.tally)
             if self.t.mtu and self.t.mtu_policy == MTU_FRAGMENT:
@@ -339,6 +310,10 @@ cdef class Encap:
         if failed:
             raise MemoryError("no room for the fragments")
         return batch
+
+    def count(self, uint8_t verdict):
+        """Rows with this verdict since the start."""
+        return self.counts[verdict] if verdict < VERDICT_COUNT else 0
 
     def counters(self):
         """Rows by verdict since the start: ``{Verdict: rows}`` of those that occur."""

@@ -142,11 +142,13 @@ def test_small_buffers_make_the_same_bytes(format: str) -> None:
     assert [p.data for p in got] == [p.data for p in packets]
 
 
-def test_encode_all_and_parts() -> None:
+def test_growing_and_parts() -> None:
     batch = batch_of(WHOLE)
     encoder = CaptureEncoder("pcap", buffer_len=64)
     encoder.begin([1])
-    encoder.encode_all(batch)
+    at: int | None = 0
+    while (at := encoder.encode(batch, at)) is not None:
+        encoder.grow()
     whole = bytes(encoder.pending())
     parts = CaptureEncoder("pcap")
     parts.begin([1])
