@@ -11,7 +11,7 @@ import pytest
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast.benchmark import machine
 from vxlanfast.benchmark.inputs import TRAFFIC, Block, blocks
-from vxlanfast.benchmark.memory import load_probe, make_batches
+from vxlanfast.benchmark.memory import load_probe, make_batch
 
 ROWS = (1, 64, 256, 2048)
 SIZES = ("64", "1400")
@@ -29,12 +29,12 @@ def twins(size: str) -> tuple[Block, Block]:
 
 def plain(size: str, rows: int) -> PacketBatch:
     """A batch of Ethernet frames, as read from a capture."""
-    return make_batches(twins(size)[0], rows, 1)[0]
+    return make_batch(twins(size)[0], rows)
 
 
 def vxlan(size: str, rows: int) -> PacketBatch:
     """The same in VXLAN."""
-    return make_batches(twins(size)[1], rows, 1)[0]
+    return make_batch(twins(size)[1], rows)
 
 
 @pytest.fixture(params=ROWS, ids=lambda rows: f"{rows} rows")

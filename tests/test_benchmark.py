@@ -447,7 +447,7 @@ def test_settings(wrong: dict[str, Any]) -> None:
 
 def test_rewind() -> None:
     """A batch that went through a node is as before, and can go again."""
-    [batch] = memory.make_batches(blocks(TRAFFIC["64"])[1], 50, 1)
+    batch = memory.make_batch(blocks(TRAFFIC["64"])[1], 50)
     undo = memory.Rewind(batch)
     frames = [bytes(batch.frame(i)) for i in range(50)]
     inner = []

@@ -7,7 +7,8 @@ from vxlanfast._ext.io.format cimport Interface
 
 cdef enum:
     COPY_SLACK = 128        # bytes a copy may write past its end
-    COPY_STEP_MAX = 256     # longer rows are for memcpy
+    COPY_STEP_MAX = 256     # bytes of a row that is copied in line …
+    COPY_LONG_MAX = 4096    # … or by our own loop; longer ones are for memcpy
     HEAD_SLACK = 16         # bytes a copy of headers may write before its start: a record header's, stored after it
     NO_INTERFACE = 0xFFFFFFFFU
 
@@ -19,6 +20,23 @@ cdef extern from *:
     {
         for (uint32_t i = 0; i < n; i += 32)
             __builtin_memcpy(dst + i, src + i, 32);
+    }
+    #if defined(__x86_64__) && __GNUC__ >= 12 && !defined(__clang__) && defined(__gnu_linux__) \\
+        && !defined(__SANITIZE_ADDRESS__)
+    #define VF_COPY_CLONES __attribute__((target_clones("avx2", "default")))
+    #else
+    #define VF_COPY_CLONES
+    #endif
+    /* Longer ones, always upwards: libc's memcpy goes down where both places are alike in their pages, and a stream of
+     * frames in memory comes by that again and again. */
+    typedef uint8_t vf_wide __attribute__((vector_size(32), aligned(1), may_alias));
+    VF_COPY_CLONES __attribute__((unused)) static void vf_copy_long(uint8_t *dst, const uint8_t *src, uint32_t n)
+    {
+        for (uint32_t i = 0; i < n; i += 64) {
+            vf_wide a = *(const vf_wide *)(src + i), b = *(const vf_wide *)(src + i + 32);
+            *(vf_wide *)(dst + i) = a;
+            *(vf_wide *)(dst + i + 32) = b;
+        }
     }
     /* The n bytes before end, which is the end of a slot: those of a tunnel over IPv4 (50) stand in the slot's last
      * cache line, and that line is copied whole. It begins up to HEAD_SLACK bytes before dst. */
@@ -35,6 +53,7 @@ cdef extern from *:
     }
     """
     void copy_steps "vf_copy_steps"(uint8_t *dst, const uint8_t *src, uint32_t n) noexcept nogil
+    void copy_long "vf_copy_long"(uint8_t *dst, const uint8_t *src, uint32_t n) noexcept nogil
     void copy_head "vf_copy_head"(uint8_t *dst, const uint8_t *end, uint32_t n) noexcept nogil
 
 
@@ -78,6 +97,8 @@ cdef inline void copy_body(uint8_t *dst, const uint8_t *src, uint32_t n) noexcep
     """``n`` bytes, and up to COPY_SLACK more at either place."""
     if n <= COPY_STEP_MAX:
         copy_steps(dst, src, n)
+    elif n <= COPY_LONG_MAX:
+        copy_long(dst, src, n)
     else:
         memcpy(dst, src, n)
 
