@@ -120,8 +120,9 @@ def _work(line: _Line, plan: Plan, encoder: CaptureEncoder, batch: PacketBatch, 
             ticket, ordinal = place
             for step in plan.steps:
                 step(batch, ordinal)
-            at: int | None = 0
-            while (at := plan.encode(encoder, batch, at, ordinal)) is not None:
+            at = 0
+            while (rest := plan.encode(encoder, batch, at, ordinal)) is not None:
+                at = rest
                 encoder.grow()
             line.write(ticket, encoder)
             place = line.read(batch, encoder)

@@ -28,9 +28,10 @@ def frame(kind: str, size: int, number: int) -> bytes:
     ethertype = {"arp": b"\x08\x06", "tagged": b"\x81\x00\x00\x05\x08\x00"}.get(kind, b"\x08\x00")
     proto = {"tcp": 6, "icmp": 1}.get(kind, 17)
     fragment = 0x2000 if kind == "fragment" else 0
-    ip = struct.pack(">BBHHHBBH4s4s", 0x45, number % 256, size, number, fragment, 64, proto, 0, b"\x0a\0\0\1", b"\x0a\0\0\2")
-    whole = MACS + ethertype + ip + struct.pack(">HH", 1000 + number % 100, 80) + bytes(range(256)) * (size // 256 + 1)
-    return whole[:size]
+    ends = b"\x0a\0\0\1\x0a\0\0\2"
+    ip = struct.pack(">BBHHHBBH", 0x45, number % 256, size, number, fragment, 64, proto, 0) + ends
+    whole = MACS + ethertype + ip + struct.pack(">HH", 1000 + number % 100, 80)
+    return (whole + bytes(range(256)) * (size // 256 + 1))[:size]
 
 
 def mixed(seed: int, rows: int, odd: float) -> list[Packet]:
@@ -61,7 +62,8 @@ def written(
         encoder.clear()
         pieces += 1
         if rest is None:
-            return out, (node.counters(), node.no_csum, node.over_mtu, node.fragments), (encoder.rows, encoder.bytes), pieces
+            counts = node.counters(), node.no_csum, node.over_mtu, node.fragments
+            return out, counts, (encoder.rows, encoder.bytes), pieces
         assert rest >= at and pieces < 5 * len(packets)
         at = rest
 
@@ -69,7 +71,8 @@ def written(
 @pytest.mark.parametrize("buffer_len", [1, 600, 1 << 16])
 @pytest.mark.parametrize("odd", [0, 0.05, 0.5, 1])
 @pytest.mark.parametrize(
-    "options", [{}, {"dscp": 10}, {"df": True}, {"sport": 777}, {"mtu": 1400, "mtu_policy": "fragment"}, {"udp_csum": "on"}]
+    "options",
+    [{}, {"dscp": 10}, {"df": True}, {"sport": 777}, {"mtu": 1400, "mtu_policy": "fragment"}, {"udp_csum": "on"}],
 )
 @pytest.mark.parametrize("ips", [V4, V6], ids=["ipv4", "ipv6"])
 def test_as_in_two_steps(ips: dict[str, str], options: dict[str, Any], odd: float, buffer_len: int) -> None:
