@@ -348,7 +348,7 @@ cdef check_rules(Case case, Rules rules):
     case.load()
     for i in range(case.count):
         c.verdict[i] = DROP_NO_META
-        if (case.frames[i].link == LINK_ETHERNET and case.frames[i].len > 14 and case.frames[i].wire_len >= case.frames[i].len
+        if (case.frames[i].link == LINK_ETHERNET and case.frames[i].len >= 16 and case.frames[i].wire_len >= case.frames[i].len
                 and (load_32(c.arena + c.off[i] + 12, True) >> 12 == 0x08004
                      or load_32(c.arena + c.off[i] + 12, True) >> 12 == 0x86DD6)):
             c.verdict[i] = PASS
