@@ -29,6 +29,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet as ScapyPacket
 from scapy.packet import Raw
 
+from tests.make_demo import demo
 from tests.support import FIXTURES, MAGIC_NSEC, Packet, Pcapng, pcap, sha
 
 conf.verb = 0
@@ -479,6 +480,7 @@ def files() -> dict[str, tuple[str, Callable[[], bytes]]]:
             lambda: pcap(fragment_rows()[0]),
         ),
         "mixed.pcapng": ("`mixed`: two sections, three link types, every kind of block", mixed),
+        "demo.pcap": ("`demo` of make_demo.py: two hosts in a lab, 1.5 ms from packet to packet", demo),
     }
 
 
