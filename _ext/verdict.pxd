@@ -20,6 +20,8 @@ cpdef enum Verdict:
     DROP_NO_VNI = 20
     DROP_INNER_RUNT = 21
     DROP_VXLAN_LEN = 22
+    # DROP, parsing.
+    DROP_L4_HEADER = 23
     # DROP, decapsulation under the strict policy only.
     DROP_RESERVED = 24
     DROP_IP_CSUM = 25

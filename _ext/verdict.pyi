@@ -15,6 +15,7 @@ class Verdict(IntEnum):
     DROP_NO_VNI = 20
     DROP_INNER_RUNT = 21
     DROP_VXLAN_LEN = 22
+    DROP_L4_HEADER = 23
     DROP_RESERVED = 24
     DROP_IP_CSUM = 25
     DROP_UDP_CSUM = 26

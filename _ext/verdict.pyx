@@ -15,6 +15,7 @@ SENTENCES = {
     Verdict.DROP_NO_VNI: "VXLAN header without the I flag: no valid VNI",
     Verdict.DROP_INNER_RUNT: "inner frame shorter than an Ethernet header",
     Verdict.DROP_VXLAN_LEN: "UDP payload shorter than a VXLAN header",
+    Verdict.DROP_L4_HEADER: "TCP header or neighbour discovery option of an impossible length",
     Verdict.DROP_RESERVED: "reserved VXLAN bits set (strict)",
     Verdict.DROP_IP_CSUM: "outer IPv4 header checksum wrong (strict)",
     Verdict.DROP_UDP_CSUM: "outer UDP checksum wrong (strict)",

@@ -11,7 +11,7 @@ from vxlanfast._ext.wire.icmp cimport icmp_check
 from vxlanfast._ext.wire.ip cimport IpPacket, ip_parse
 from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_HDR_LEN
 from vxlanfast._ext.wire.link cimport LINK_ETHERNET, link_find_l3
-from vxlanfast._ext.wire.tcp cimport tcp_check
+from vxlanfast._ext.wire.tcp cimport TCP_HDR_LEN, tcp_check
 from vxlanfast._ext.wire.udp cimport UDP_HDR_LEN, udp_check, udp_find_end
 
 
@@ -32,16 +32,22 @@ cdef inline Verdict parse_l4(const uint8_t *p, uint32_t n, uint32_t room, const 
 
 
 cdef inline bint parse_common(const uint8_t *p, uint32_t n, uint32_t wire_n) noexcept nogil:
-    """Whole and right, and its headers in the usual places: Ethernet, IPv4 without options, unfragmented UDP."""
-    cdef uint32_t total, length
+    """Whole and right, and its headers in the usual places: Ethernet, IPv4 without options, unfragmented UDP or TCP."""
+    cdef uint32_t total, length, kind
     if n < ETH_HDR_LEN + IPV4_HDR_LEN + UDP_HDR_LEN:
         return False
     total = load_be16(p + 16)
-    length = load_be16(p + 38)
-    return (likely((load_be32(p + 12) & 0xFFFFFF00U) == 0x08004500U)
-            and likely((load_be32(p + 20) & 0x3FFF00FFU) == IP_PROTO_UDP)
-            and likely(total + ETH_HDR_LEN <= wire_n) and likely(length + IPV4_HDR_LEN <= total)
-            and likely(length >= UDP_HDR_LEN))
+    if not (likely((load_be32(p + 12) & 0xFFFFFF00U) == 0x08004500U) and likely(total + ETH_HDR_LEN <= wire_n)):
+        return False
+    kind = load_be32(p + 20) & 0x3FFF00FFU
+    if kind == IP_PROTO_UDP:
+        length = load_be16(p + 38)
+        return likely(length + IPV4_HDR_LEN <= total) and likely(length >= UDP_HDR_LEN)
+    if kind == IP_PROTO_TCP and n >= ETH_HDR_LEN + IPV4_HDR_LEN + TCP_HDR_LEN:
+        length = (p[46] >> 4) * 4
+        return (likely(length >= TCP_HDR_LEN) and likely(length + IPV4_HDR_LEN <= total)
+                and likely(length + ETH_HDR_LEN + IPV4_HDR_LEN <= n))
+    return False
 
 
 cdef Verdict parse_row(Columns *c, uint32_t i) noexcept nogil:
@@ -58,7 +64,8 @@ cdef Verdict parse_row(Columns *c, uint32_t i) noexcept nogil:
     if l3 < BATCH_NO_HEADER:
         c.l3[i] = <uint16_t>l3
     if ethertype == ETH_TYPE_ARP:
-        return arp_check(p + l3, n - l3)
+        v = arp_check(p + l3, n - l3)
+        return PASS if v == PUNT_NOT_IP else v  # of other kinds: whole, and nothing to look into
     v = ip_parse(ethertype, p + l3, n - l3, wire_n - l3, &ip)
     if v != PASS:
         return PASS if v == PUNT_NOT_IP else v

@@ -14,7 +14,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
-from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_TRUNCATED, DROP_IP_HEADER
+from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_TRUNCATED, DROP_L4_HEADER
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_fold, csum_l4_ok, csum_pseudo6
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, store_be16, store_be32
 from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_ICMPV6
@@ -137,7 +137,7 @@ cdef inline Verdict nd_check(const uint8_t *p, uint32_t n) noexcept nogil:
         if n - at < 2:
             return DROP_TRUNCATED
         if p[at + 1] == 0:
-            return DROP_IP_HEADER
+            return DROP_L4_HEADER
         at += <uint32_t>p[at + 1] * 8
     return PASS if at == n else DROP_TRUNCATED
 

@@ -11,7 +11,7 @@
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_TRUNCATED, DROP_IP_HEADER
+from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_L4_HEADER, DROP_TRUNCATED
 from vxlanfast._ext.wire.csum cimport csum_l4_ok
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, store_be16, store_be32
 from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_TCP
@@ -44,7 +44,7 @@ cdef inline Verdict tcp_check(const uint8_t *p, uint32_t n) noexcept nogil:
         return DROP_TRUNCATED
     length = (p[TCP_OFF_DATA_OFF] >> 4) * 4
     if length < TCP_HDR_LEN:
-        return DROP_IP_HEADER
+        return DROP_L4_HEADER
     return PASS if n >= length else DROP_TRUNCATED
 
 

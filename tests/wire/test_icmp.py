@@ -105,7 +105,7 @@ def test_nd_reserved_flags_are_ignored(wire):
 def test_nd_option_of_length_0(wire):
     """It makes the whole message invalid (RFC 4861 §4.6), and the walk ends."""
     for options in ("0200020000000002", "0e01000000000000 0200"):
-        assert wire.nd_check(NA[:24] + bytes.fromhex(options)) == Verdict.DROP_IP_HEADER
+        assert wire.nd_check(NA[:24] + bytes.fromhex(options)) == Verdict.DROP_L4_HEADER
 
 
 def test_nd_other_options(wire):
@@ -129,7 +129,7 @@ def test_nd_options(wire, options):
 
 @given(rest=st.binary(max_size=100))
 def test_nd_any_bytes(wire, rest):
-    assert wire.nd_check(NA[:24] + rest) in (PASS, TRUNCATED, Verdict.DROP_IP_HEADER)
+    assert wire.nd_check(NA[:24] + rest) in (PASS, TRUNCATED, Verdict.DROP_L4_HEADER)
 
 
 def test_nd_write(wire):

@@ -38,7 +38,7 @@ def test_data_offset(wire):
     for words in range(16):
         for reserved in (0, 15):
             segment = SEGMENT[:12] + bytes([words << 4 | reserved]) + SEGMENT[13:20] + bytes(20)
-            want = Verdict.DROP_IP_HEADER if words < 5 else Verdict.PASS if words <= 10 else Verdict.DROP_TRUNCATED
+            want = Verdict.DROP_L4_HEADER if words < 5 else Verdict.PASS if words <= 10 else Verdict.DROP_TRUNCATED
             assert wire.tcp_check(segment) == want
             assert wire.tcp_hdr_len(segment) == words * 4
 
