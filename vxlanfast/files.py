@@ -83,7 +83,7 @@ def vni_ranges(vni: VniSet) -> tuple[tuple[int, int], ...] | None:
 
 
 def make_encoder(plan: Plan, capture: Capture, format: str | None, *, begin: bool = True) -> CaptureEncoder:
-    """The encoder for a plan's rows, its header written: by default in the format and byte order of the input.
+    """The encoder for a plan's rows, its header written: in the input's byte order, by default in its format.
 
     ``begin=False``: without the header, for a thread's part of a file.
     """
@@ -95,7 +95,7 @@ def make_encoder(plan: Plan, capture: Capture, format: str | None, *, begin: boo
     carry = format == source == "pcapng"
     encoder = CaptureEncoder(
         format,
-        big=decoder.big_endian and source == format,
+        big=decoder.big_endian,
         carry=carry,
         to_ethernet=plan.to_ethernet,
         keep_link=plan.keep_link,

@@ -77,12 +77,11 @@ def test_fixtures(name: str, meta: str) -> None:
 
 @meta
 def test_another_byte_order(meta: str) -> None:
-    """Through pcapng a pcap file's byte order is not kept; its packets are."""
+    """A pcap file's byte order is kept on the way through pcapng: it comes back byte for byte."""
     data = (FIXTURES / "outer-raw.pcap").read_bytes()
     _, back = there_and_back(data, format="pcap", meta=meta)
     assert data[:4] == b"\xa1\xb2\xc3\xd4"
-    assert back[:4] == b"\xd4\xc3\xb2\xa1"
-    assert ours_read(back) == ours_read(data)
+    assert back == data
 
 
 def several(big: bool) -> bytes:

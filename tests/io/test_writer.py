@@ -303,14 +303,14 @@ def test_conversions(name: str, format: str | None) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_conversion_keeps_the_header(format: str) -> None:
-    """Byte order where the format stays, snaplen always; an FCS length is not true of frames without their end."""
+    """Byte order and snaplen; an FCS length is not true of frames without their end."""
     data = pcap(PACKETS, big=True, magic=MAGIC_NSEC, snaplen=1500, link=0x14000001)
     out = BytesIO()
     decap_file(BytesIO(data), out, other="keep", format=format)
     if format == "nsecpcap":
         assert out.getvalue() == data[:20] + struct.pack(">I", 1) + data[24:]
     elif format == "pcap":
-        assert struct.unpack("<IHHiIII", out.getvalue()[:24])[4:] == (0, 1500, 1)
+        assert struct.unpack(">IHHiIII", out.getvalue()[:24])[4:] == (0, 1500, 1)
     else:
         idb = blocks(out.getvalue())[1]
         assert idb.unpack("HHI") == (1, 0, 1500)
