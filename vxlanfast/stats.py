@@ -22,7 +22,8 @@ class Stats:
     """Packets in = passed + kept + dropped, always; ``dropped`` is the sum of ``drops``, by name of the verdict.
 
     ``packets``: read. ``passed``: decapsulated or encapsulated. ``kept``: written as they were. ``written``: rows in
-    the output (fragments count each). ``others``: packets that were not VXLAN, kept or not;
+    the output (fragments count each); ``written_bytes``: of their frames, as captured, record headers not counted.
+    ``input_bytes``: of the input as stored, compressed or not. ``others``: packets that were not VXLAN, kept or not;
     ``unsupported``: of them, those of an unsupported link type; ``strict_drops``: for what only the strict policy
     minds. ``seconds``: of wall time.
     ``warnings``: sentences a person should see. ``fault``: what ended the input early, or None.
