@@ -316,7 +316,7 @@ cdef uint64_t counted(node):
 
 cdef bint is_verdict(uint8_t v) noexcept nogil:
     return v == PASS or PUNT_NOT_IP <= v <= PUNT_LINK_TYPE or (
-        DROP_TRUNCATED <= v <= DROP_VXLAN_LEN or DROP_RESERVED <= v <= DROP_UDP_NO_CSUM or v == DROP_FILTER_VNI)
+        DROP_TRUNCATED <= v <= DROP_L4_HEADER or DROP_RESERVED <= v <= DROP_UDP_NO_CSUM or v == DROP_FILTER_VNI)
 
 
 cdef check_rules(Case case, Rules rules):
