@@ -190,3 +190,25 @@ def test_what_needs_one_thread_says_so(tmp_path):
     for options in ({"reassemble": True}, {"meta": "interface"}):
         stats = vf.decap_file(FIXTURES / "mixed.pcapng", tmp_path / "out", threads=4, **options)
         assert any(warning.startswith("one thread was used: ") for warning in stats.warnings)
+
+
+@pytest.mark.parametrize(("cores", "large", "want"), [({0, 1}, 1000, 2), ({0}, 1000, 1), ({0, 1}, 1 << 40, 1)])
+def test_two_where_nobody_says(busy, tmp_path, monkeypatch, cores, large, want):
+    """Of a large file on a machine with a second core; and what needs one thread has it without a word."""
+    ran = []
+    run_parallel = parallel.run_parallel
+
+    def counted(plans, *rest):
+        ran.append(len(plans))
+        return run_parallel(plans, *rest)
+
+    monkeypatch.setattr(parallel, "run_parallel", counted)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores)
+    monkeypatch.setattr("vxlanfast.files.LARGE_LEN", large)
+    one = vf.decap_file(busy, tmp_path / "one")
+    assert not ran
+    stats = vf.decap_file(busy, tmp_path / "some", threads=None)
+    assert ran == ([2] if want == 2 else [])
+    assert same(stats) == same(one)
+    assert (tmp_path / "some").read_bytes() == (tmp_path / "one").read_bytes()
+    assert not vf.decap_file(busy, tmp_path / "some", threads=None, reassemble=True).warnings

@@ -182,7 +182,7 @@ decap_file(
     meta: str = 'none',
     format: str | None = None,
     count: int | None = None,
-    threads: int = 1,
+    threads: int | None = 1,
     watch: Watch | None = None,
 ) -> Stats
 encap(frame: Buffer, vni: int, src: str, dst: str, **headers: Any) -> bytes
@@ -195,7 +195,7 @@ encap_file(
     inner: str | None = None,
     format: str | None = None,
     count: int | None = None,
-    threads: int = 1,
+    threads: int | None = 1,
     watch: Watch | None = None,
 ) -> Stats
 encap_with(tunnel: TunnelSpec, frame: Buffer) -> bytes

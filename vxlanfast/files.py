@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from vxlanfast._ext.node.encap import Encap
     from vxlanfast.ends import Readable, Writable
     from vxlanfast.filters import PacketFilter
+    from vxlanfast.source import Source
 
     class Node(Protocol):
         """What a batch goes through."""
@@ -43,6 +45,8 @@ Watch = Callable[[int, int, int | None], bool]
 VniSet = int | Iterable[int | tuple[int, int]] | None
 
 ETHERNET = 1
+#: Bytes of a file, as stored, from which on two threads are used where nobody says.
+LARGE_LEN = 32 << 20
 
 
 @dataclass(slots=True)
@@ -118,6 +122,11 @@ def make_encoder(plan: Plan, capture: Capture, format: str | None, *, begin: boo
     return encoder
 
 
+def threads_for(source: Source) -> int:
+    """How many threads are worth their start: one reads and works while the other writes."""
+    return 2 if (source.size or 0) >= LARGE_LEN and len(os.sched_getaffinity(0)) > 1 else 1
+
+
 def finer(tsresol: int) -> bool:
     """Whether times in units of ``if_tsresol`` do not fit microseconds."""
     return tsresol > 6
@@ -130,7 +139,7 @@ def run(
     *,
     format: str | None = None,
     count: int | None = None,
-    threads: int = 1,
+    threads: int | None = 1,
     watch: Watch | None = None,
 ) -> Stats:
     """Read ``source`` batch by batch, take each through a plan's steps, write what leaves to ``target``.
@@ -141,13 +150,14 @@ def run(
         raise SpecError(f"format {format!r}: {', '.join(FORMATS)}")
     if count is not None and count < 1:
         raise SpecError(f"count = {count}: at least 1")
-    if threads < 1:
+    if threads is not None and threads < 1:
         raise SpecError(f"threads = {threads}: at least 1")
     began = monotonic()
     plans = [make_plan()]
     with open_capture(source, count=count) as capture:
-        if threads > 1 and plans[0].serial is None and not capture.source.is_live:
-            plans += [make_plan() for _ in range(threads - 1)]
+        wanted = threads_for(capture.source) if threads is None else threads
+        if wanted > 1 and plans[0].serial is None and not capture.source.is_live:
+            plans += [make_plan() for _ in range(wanted - 1)]
         sink = open_sink(target, input_paths=(source,))
         try:
             batch = PacketBatch()
@@ -179,7 +189,7 @@ def run(
             remarks.append("times are cut to microseconds; -F nsecpcap keeps more")
         if encoder.format != "pcapng" and ".pcapng" in sink.name:
             remarks.append(f"{sink.name} is written as {encoder.format}, the input's format; -F pcapng changes it")
-        if threads > 1 and plans[0].serial is not None:
+        if threads is not None and threads > 1 and plans[0].serial is not None:
             remarks.append(f"one thread was used: {plans[0].serial}")
         stats = replace(stats, warnings=tuple(remarks))
     if stats.fault is not None:
@@ -442,7 +452,7 @@ def decap_file(
     meta: str = "none",
     format: str | None = None,
     count: int | None = None,
-    threads: int = 1,
+    threads: int | None = 1,
     watch: Watch | None = None,
 ) -> Stats:
     """Take VXLAN off every packet of a capture file.
@@ -452,7 +462,8 @@ def decap_file(
     packets that are not VXLAN. ``strict``: drop reserved bits and wrong outer checksums. ``reassemble``: put outer
     fragments together. ``inner``, ``outer``: tcpdump expressions. ``meta``: pcapng, keep what was taken off as a
     "comment" with each packet, or as an "interface" per tunnel. ``format``: "pcap", "nsecpcap", "pcapng"; None for the
-    input's. ``count``: packets to read at most. ``threads``: the same bytes whatever the number.
+    input's. ``count``: packets to read at most. ``threads``: the same bytes whatever the number; None:
+    two for a large file, where there is a second core.
 
     CaptureError after every whole packet before a fault in the input was written; OutputError for the output.
     """
@@ -522,7 +533,7 @@ def encap_file(
     inner: str | None = None,
     format: str | None = None,
     count: int | None = None,
-    threads: int = 1,
+    threads: int | None = 1,
     watch: Watch | None = None,
 ) -> Stats:
     """Put VXLAN on every Ethernet frame of a capture file; see ``TunnelSpec`` for the headers.

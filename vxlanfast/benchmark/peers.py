@@ -150,7 +150,7 @@ PEERS = (
         "cat", "moves bytes", lambda t: ["cat", str(t.larger)], needs="cat", moves_only=True,
         to_stdout=True,
     ),
-    Peer(f"{OURS}, 1 thread", "whole process", our_argv),
+    Peer(f"{OURS}, 1 thread", "whole process", lambda t: our_argv(t, "--threads", "1")),
     Peer(f"{OURS}, 2 threads", "whole process", lambda t: our_argv(t, "--threads", "2")),
     Peer(f"{OURS}, library call", "without start-up", lambda t: [], in_process=True),
     Peer(

@@ -59,7 +59,7 @@ TUNNEL = (
 @click.pass_context
 def command(
     ctx: click.Context, /, source: str, target: str, restore: bool, other: str, format: str | None, count: int | None,
-    threads: int, quiet: bool, stats: str, inner: str | None, **tunnel: Any,
+    threads: int | None, quiet: bool, stats: str, inner: str | None, **tunnel: Any,
 ) -> None:  # fmt: skip
     """Put VXLAN on: the Ethernet frames of IN to OUT, each behind outer headers.
 

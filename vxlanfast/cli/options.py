@@ -87,8 +87,9 @@ format_option = click.option(
 )  # fmt: skip
 count_option = click.option("-c", "--count", type=click.IntRange(1), help="Read this many packets at most.")
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Cores to use; the output is the same."
-)
+    "--threads", type=click.IntRange(1, 256),
+    help="Cores to use; the output is the same. Default: 2 for a large file, else 1.",
+)  # fmt: skip
 other_option = click.option(
     "--other", type=click.Choice(["drop", "keep", "fail"]), default="drop", show_default=True,
     help="Packets that are not VXLAN; fail drops them and ends with exit code 3.",
