@@ -395,7 +395,8 @@ def test_constant_memory(options):
     assert kib < 64 * 1024
 
 
-@pytest.mark.skipif(not os.environ.get("VXLANFAST_BIG"), reason="10 GB take a while: VXLANFAST_BIG=1 runs it")
+@pytest.mark.slow
+@pytest.mark.skipif(SLOW_BUILD, reason="time and memory say nothing in this build")
 def test_constant_memory_of_10_gb():
     kib, _ = stream(10_000_000_000)
     assert kib < 64 * 1024
