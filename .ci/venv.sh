@@ -19,6 +19,8 @@ missing=""
 command -v "${CC:-gcc}" >/dev/null || missing="$missing gcc"
 printf '#include <stdlib.h>\nint main(void) { return EXIT_SUCCESS; }\n' >"$trial/a.c"
 "${CC:-gcc}" -o "$trial/a" "$trial/a.c" 2>/dev/null || missing="$missing libc6-dev"
+pcap='import ctypes, ctypes.util; ctypes.CDLL(ctypes.util.find_library("pcap") or "libpcap.so.0.8")'
+[ "$extra" != test ] || "$base" -c "$pcap" 2>/dev/null || missing="$missing libpcap0.8"  # the filters are tested with it
 [ -z "$missing" ] || .ci/apt.sh $missing
 
 if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
