@@ -26,6 +26,8 @@ PYTHON = sys.executable
 #: Builds in which time and memory say nothing (see setup.py): bounds checks, sanitizers, tracing.
 SLOW_BUILD = os.environ.get("VXLANFAST_BUILD", "release") in ("asan", "trace", "fuzz")
 ASAN = os.environ.get("VXLANFAST_BUILD") == "asan"
+#: Thirty times slower than release: a run for the lines it passes, not for the number of inputs.
+TRACE = os.environ.get("VXLANFAST_BUILD") == "trace"
 
 VERBS_ENV = {
     **os.environ,
