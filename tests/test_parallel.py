@@ -9,7 +9,7 @@ import pytest
 import vxlanfast as vf
 from tests.make_fixtures import inner_frames
 from tests.support import CAPTURES, FIXTURES, assert_adds_up, frames_of, pcap
-from vxlanfast import parallel
+from vxlanfast import capture, parallel
 
 TUNNEL = vf.TunnelSpec(vni=42, src="192.0.2.1", dst="192.0.2.2", mtu=1400, mtu_policy="fragment")
 FILES = sorted(FIXTURES.glob("*.pcap*")) + (sorted((CAPTURES / "vxlan").glob("*.pcap")) if CAPTURES else [])
@@ -18,8 +18,8 @@ FILES = sorted(FIXTURES.glob("*.pcap*")) + (sorted((CAPTURES / "vxlan").glob("*.
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Even small files give several threads something to do: a few records at a time."""
-    monkeypatch.setattr(parallel, "CHUNK_LEN", 2048)
-    monkeypatch.setattr(parallel, "ROWS", 16)
+    monkeypatch.setattr(capture, "CHUNK_LEN", 2048)
+    monkeypatch.setattr(capture, "ROWS", 16)
 
 
 def run(work, source, target, **options):
@@ -204,7 +204,7 @@ def test_two_where_nobody_says(busy, tmp_path, monkeypatch, cores, large, want):
 
     monkeypatch.setattr(parallel, "run_parallel", counted)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores)
-    monkeypatch.setattr("vxlanfast.files.LARGE_LEN", large)
+    monkeypatch.setattr("vxlanfast.capture.LARGE_LEN", large)
     one = vf.decap_file(busy, tmp_path / "one")
     assert not ran
     stats = vf.decap_file(busy, tmp_path / "some", threads=None)

@@ -25,6 +25,12 @@ Encode = Callable[[CaptureEncoder, PacketBatch, int, int], int | None]
 
 FORMATS = ("pcap", "nsecpcap", "pcapng")
 
+#: Bytes of a file, as stored, from which on it is large.
+LARGE_LEN = 32 << 20
+#: Bytes read at a time of a large file, and rows for them where every frame is of the smallest size.
+CHUNK_LEN = 1 << 20
+ROWS = CHUNK_LEN // 64
+
 
 class Capture:
     """A capture file being read: pcap or pcapng, plain or compressed, from a path, ``-`` or a binary file object.
@@ -46,6 +52,18 @@ class Capture:
         """What ended the file early, as a sentence with the file's name and the offset; None where it was whole."""
         fault = self.decoder.fault
         return None if fault is None else f"{self.name}: {fault[0]} (at byte {fault[1]})"
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the file is known to be so large that starting a thread for it, or taking memory, is nothing."""
+        return (self.source.size or 0) >= LARGE_LEN
+
+    def make_batch(self, *, large: bool | None = None) -> PacketBatch:
+        """A batch to ``fill``; of a large file it takes more at a time: what is done once a batch then weighs less."""
+        if not (self.is_large if large is None else large):
+            return PacketBatch()
+        self.decoder.chunk_len = CHUNK_LEN
+        return PacketBatch(ROWS, CHUNK_LEN)
 
     def fill(self, batch: PacketBatch) -> int:
         """The next rows (and blocks) in place of those of ``batch``; 0 at the end, or at a fault: see ``fault``."""

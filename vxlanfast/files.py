@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vxlanfast._ext.node.encap import Encap
     from vxlanfast.ends import Readable, Writable
     from vxlanfast.filters import PacketFilter
-    from vxlanfast.source import Source
 
     class Node(Protocol):
         """What a batch goes through."""
@@ -45,8 +44,6 @@ Watch = Callable[[int, int, int | None], bool]
 VniSet = int | Iterable[int | tuple[int, int]] | None
 
 ETHERNET = 1
-#: Bytes of a file, as stored, from which on two threads are used where nobody says.
-LARGE_LEN = 32 << 20
 
 
 @dataclass(slots=True)
@@ -122,9 +119,9 @@ def make_encoder(plan: Plan, capture: Capture, format: str | None, *, begin: boo
     return encoder
 
 
-def threads_for(source: Source) -> int:
+def threads_for(capture: Capture) -> int:
     """How many threads are worth their start: one reads and works while the other writes."""
-    return 2 if (source.size or 0) >= LARGE_LEN and len(os.sched_getaffinity(0)) > 1 else 1
+    return 2 if capture.is_large and len(os.sched_getaffinity(0)) > 1 else 1
 
 
 def finer(tsresol: int) -> bool:
@@ -155,12 +152,12 @@ def run(
     began = monotonic()
     plans = [make_plan()]
     with open_capture(source, count=count) as capture:
-        wanted = threads_for(capture.source) if threads is None else threads
+        wanted = threads_for(capture) if threads is None else threads
         if wanted > 1 and plans[0].serial is None and not capture.source.is_live:
             plans += [make_plan() for _ in range(wanted - 1)]
         sink = open_sink(target, input_paths=(source,))
         try:
-            batch = PacketBatch()
+            batch = capture.make_batch(large=len(plans) > 1 or None)
             waited = False
             try:
                 first = capture.fill(batch)

@@ -20,10 +20,6 @@ from vxlanfast.sink import Sink
 if TYPE_CHECKING:
     from vxlanfast.files import Plan, Watch
 
-#: Bytes read at a time, and rows to hold them: enough work between two turns that taking turns costs little.
-CHUNK_LEN = 1 << 19
-ROWS = 8192
-
 
 class _Line:
     """The shared state: who reads next, and who writes next."""
@@ -142,9 +138,8 @@ def run_parallel(
 ) -> bool:
     """Run one plan and encoder per thread; ``batch`` holds what was read first. True where ``watch`` stopped it."""
     line = _Line(capture, sink, master, watch)
-    capture.decoder.chunk_len = CHUNK_LEN
     threads = [
-        threading.Thread(target=_work, args=(line, plan, encoder, PacketBatch(ROWS, CHUNK_LEN), None), daemon=True)
+        threading.Thread(target=_work, args=(line, plan, encoder, capture.make_batch(large=True), None), daemon=True)
         for plan, encoder in zip(plans[1:], encoders[1:], strict=True)
     ]
     if filled:

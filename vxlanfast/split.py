@@ -187,7 +187,7 @@ def split_file(
     began = monotonic()
     interrupted = False
     with open_capture(source, count=count) as capture:
-        batch = PacketBatch()
+        batch = capture.make_batch()
         try:
             filled = capture.fill(batch)
         except Interrupted:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.node.survey import Survey as SurveyNode
 from vxlanfast.addr import format_ip
 from vxlanfast.capture import Capture, open_capture
@@ -118,7 +117,7 @@ def survey_file(
     began = monotonic()
     interrupted = False
     with open_capture(source, count=count) as capture:
-        batch = PacketBatch()
+        batch = capture.make_batch()
         packets = 0
         while True:
             try:

@@ -71,7 +71,7 @@ class Peer:
     ``argv`` makes the command of a task; ``to_stdout``: its standard output is the output file. ``cannot``:
     job -> why. ``packets_max``: it is so slow that it gets no more than this many packets, and its time is
     scaled up; it then prints how long it took without start-up. ``in_process``: a call in this process
-    instead of a command.
+    instead of a command. ``threads``: the cores it is given.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Peer:
     cannot: tuple[tuple[str, str], ...] = ()
     packets_max: int | None = None
     in_process: bool = False
+    threads: int = 1
 
     def refuses(self, job: str) -> str | None:
         """Why it cannot do ``job``; None where it can."""
@@ -151,8 +152,8 @@ PEERS = (
         to_stdout=True,
     ),
     Peer(f"{OURS}, 1 thread", "whole process", lambda t: our_argv(t, "--threads", "1")),
-    Peer(f"{OURS}, 2 threads", "whole process", lambda t: our_argv(t, "--threads", "2")),
     Peer(f"{OURS}, library call", "without start-up", lambda t: [], in_process=True),
+    Peer(f"{OURS}, 2 threads", "whole process", lambda t: our_argv(t, "--threads", "2"), threads=2),
     Peer(
         "editcap", "chops 50 bytes", _editcap, needs="editcap", blind=True,
         cannot=(("encap", "has no way to put headers on"),),
