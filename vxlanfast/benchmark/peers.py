@@ -7,12 +7,16 @@ and ``cat`` do no work: they are how fast bytes can move. Those that cut 50 byte
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 from shutil import which
@@ -71,7 +75,7 @@ class Peer:
     ``argv`` makes the command of a task; ``to_stdout``: its standard output is the output file. ``cannot``:
     job -> why. ``packets_max``: it is so slow that it gets no more than this many packets, and its time is
     scaled up; it then prints how long it took without start-up. ``in_process``: a call in this process
-    instead of a command. ``threads``: the cores it is given.
+    instead of a command. ``threads``: the cores it is given. ``made_by``: makes the program, or returns None.
     """
 
     name: str
@@ -86,6 +90,7 @@ class Peer:
     packets_max: int | None = None
     in_process: bool = False
     threads: int = 1
+    made_by: Callable[[], Path | None] | None = None
 
     def refuses(self, job: str) -> str | None:
         """Why it cannot do ``job``; None where it can."""
@@ -93,8 +98,10 @@ class Peer:
 
     def installed(self) -> bool:
         """Whether it is there."""
-        return (not self.needs or which(self.needs) is not None) and (
-            not self.module or util.find_spec(self.module) is not None
+        return (
+            (not self.needs or which(self.needs) is not None)
+            and (not self.module or util.find_spec(self.module) is not None)
+            and (self.made_by is None or self.made_by() is not None)
         )
 
     def version(self) -> str:
@@ -134,6 +141,19 @@ def _script(name: str) -> Callable[[Task], list[str]]:
     return lambda task: [sys.executable, str(HERE / name), task.job, str(task.source), str(task.target)]
 
 
+@cache
+def floor() -> Path | None:
+    """floor.c as a program for this very processor, gone with this process; None where there is no compiler."""
+    if which("cc") is None:
+        return None
+    folder = tempfile.mkdtemp(prefix="vxlanfast-floor-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    program = Path(folder, "floor")
+    command = ["cc", "-O3", "-march=native", "-o", str(program), str(HERE / "floor.c")]
+    made = subprocess.run(command, capture_output=True, check=False)
+    return program if made.returncode == 0 else None
+
+
 def _editcap(task: Task) -> list[str]:
     return ["editcap", "-F", "pcap", "-C", str(OUTER_LEN), "-L", str(task.source), str(task.target)]
 
@@ -150,6 +170,10 @@ PEERS = (
     Peer(
         "cat", "moves bytes", lambda t: ["cat", str(t.larger)], needs="cat", moves_only=True,
         to_stdout=True,
+    ),
+    Peer(
+        "C floor", "reads, moves, writes", lambda t: [str(floor()), t.job, str(t.source), str(t.target)],
+        blind=True, made_by=floor,
     ),
     Peer(f"{OURS}, 1 thread", "whole process", lambda t: our_argv(t, "--threads", "1")),
     Peer(f"{OURS}, library call", "without start-up", lambda t: [], in_process=True),
