@@ -180,6 +180,8 @@ class Side:
         run = run_peer(self.peer, self.task, folder)
         if self.fails(run):
             return
+        if run.seconds > SLOW_S:  # or only the first of all was
+            run = min(run, run_peer(self.peer, self.task, folder), key=lambda run: run.seconds)
         self.slow = run.seconds > SLOW_S
         self.result = check(self.peer, self.task)
         self.size = self.task.output_len()
@@ -356,7 +358,8 @@ def measure_startup(settings: Settings, inputs: Inputs, progress: Progress) -> l
         progress(f"startup: round {number} of {rounds}")
         for name, argv in commands.items():
             task.target.unlink(missing_ok=True)
-            run = run_process(argv, inputs.folder)
+            with cores(1):
+                run = min((run_process(argv, inputs.folder) for _ in range(RUNS)), key=lambda run: run.seconds)
             if number and run.code == 0:
                 seconds[name].append(run.seconds)
                 cpu[name].append(run.cpu_seconds)
