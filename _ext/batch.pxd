@@ -27,6 +27,9 @@ cdef struct Columns:
     uint16_t *link          # LINKTYPE_ of the frame as it is now
     uint16_t *port_in       # capture: number of the interface in its section
     uint16_t *port_out
+    uint16_t *net           # in the plane: the network's number …
+    uint32_t *origin        # … the destination number it came from …
+    uint32_t *dest          # … and the one it goes to (see table/dest)
     uint16_t *l3            # offsets in the body; BATCH_NO_HEADER: none
     uint16_t *l4
     uint16_t *outer_l3      # offsets in the frame at `outer`, valid where there is one
@@ -128,6 +131,9 @@ cdef inline void row_copy(Columns *c, uint32_t src, uint32_t dst) noexcept nogil
     c.link[dst] = c.link[src]
     c.port_in[dst] = c.port_in[src]
     c.port_out[dst] = c.port_out[src]
+    c.net[dst] = c.net[src]
+    c.origin[dst] = c.origin[src]
+    c.dest[dst] = c.dest[src]
     c.l3[dst] = c.l3[src]
     c.l4[dst] = c.l4[src]
     c.outer_l3[dst] = c.outer_l3[src]

@@ -44,6 +44,8 @@ cdef int batch_grow_rows(Columns *c, uint32_t rows) noexcept nogil:
             and regrow(<void **>&c.outer, n * 4, m * 4) and regrow(<void **>&c.vni, n * 4, m * 4)
             and regrow(<void **>&c.flow, n * 4, m * 4) and regrow(<void **>&c.ts_ns, n * 8, m * 8)
             and regrow(<void **>&c.link, n * 2, m * 2) and regrow(<void **>&c.port_in, n * 2, m * 2)
+            and regrow(<void **>&c.net, n * 2, m * 2) and regrow(<void **>&c.origin, n * 4, m * 4)
+            and regrow(<void **>&c.dest, n * 4, m * 4)
             and regrow(<void **>&c.port_out, n * 2, m * 2) and regrow(<void **>&c.l3, n * 2, m * 2)
             and regrow(<void **>&c.l4, n * 2, m * 2) and regrow(<void **>&c.outer_l3, n * 2, m * 2)
             and regrow(<void **>&c.outer_l4, n * 2, m * 2) and regrow(<void **>&c.verdict, n, m)
@@ -144,7 +146,8 @@ cdef class PacketBatch:
     def __dealloc__(self):
         cdef Columns *c = &self.c
         for p in (<size_t>c.off, <size_t>c.len, <size_t>c.wire_len, <size_t>c.rec, <size_t>c.outer, <size_t>c.vni,
-                  <size_t>c.flow, <size_t>c.ts_ns, <size_t>c.link, <size_t>c.port_in, <size_t>c.port_out, <size_t>c.l3,
+                  <size_t>c.flow, <size_t>c.ts_ns, <size_t>c.link, <size_t>c.port_in, <size_t>c.port_out, <size_t>c.net,
+                  <size_t>c.origin, <size_t>c.dest, <size_t>c.l3,
                   <size_t>c.l4, <size_t>c.outer_l3, <size_t>c.outer_l4, <size_t>c.verdict, <size_t>c.head_len, <size_t>c.note_off, <size_t>c.note_len, <size_t>c.order, <size_t>c.head,
                   <size_t>c.arena, <size_t>c.block_row, <size_t>c.block_off, <size_t>c.block_len):
             free(<void *><size_t>p)

@@ -44,11 +44,29 @@ cpdef enum Verdict:
     DROP_NO_META = 52
     # DROP, writing.
     DROP_OUTPUT_LINK_TYPE = 56
+    # DROP, entering the plane.
+    DROP_PORT_UNKNOWN = 64
+    DROP_VNI_UNKNOWN = 65
+    DROP_VTEP_OTHER = 66
+    DROP_VTEP_UNKNOWN = 67
+    DROP_INNER_SOURCE = 68
+    DROP_INNER_HEADER = 69
+    DROP_INNER_TAG = 70
+    DROP_ECN = 71
+    # DROP, forwarding.
+    DROP_STATION_ELSEWHERE = 80
+    DROP_STATION_FROZEN = 81
+    DROP_SAME_PORT = 82
+    DROP_SPLIT_HORIZON = 83
+    DROP_NO_ENTRY = 84
+    DROP_NO_RECEIVER = 85
+    DROP_BUM_RATE = 86
 
 cdef enum:
     VERDICT_PUNT_FIRST = 1
     VERDICT_DROP_FIRST = 16
-    VERDICT_COUNT = 64  # every verdict is below this: the size of a counter block
+    VERDICT_COUNT = 128  # every verdict is below this: the size of a counter block
+    VERDICT_MASK = 64    # a mask of verdicts has so many bits; what is above never leaves
 
 
 cdef inline bint verdict_is_punt(int v) noexcept nogil:
@@ -56,5 +74,5 @@ cdef inline bint verdict_is_punt(int v) noexcept nogil:
 
 
 cdef inline bint verdict_in(uint64_t mask, uint8_t v) noexcept nogil:
-    """Whether ``mask``, a bit per verdict, has ``v``; a number that is no verdict (Python may write any) it never has."""
-    return v < VERDICT_COUNT and (mask >> v) & 1
+    """Whether ``mask``, a bit per verdict, has ``v``; a number behind its bits (Python may write any) it never has."""
+    return v < VERDICT_MASK and (mask >> v) & 1

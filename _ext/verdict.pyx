@@ -33,6 +33,21 @@ SENTENCES = {
     Verdict.DROP_NO_HEADROOM: "no room for another header in front of the frame",
     Verdict.DROP_NO_META: "no record of its outer headers (written by decap --meta)",
     Verdict.DROP_OUTPUT_LINK_TYPE: "link type differs from the one a pcap file can hold",
+    Verdict.DROP_PORT_UNKNOWN: "came by a port that no network has",
+    Verdict.DROP_VNI_UNKNOWN: "VNI of no network here",
+    Verdict.DROP_VTEP_OTHER: "outer destination is not this VTEP",
+    Verdict.DROP_VTEP_UNKNOWN: "outer source is no member of the network",
+    Verdict.DROP_INNER_SOURCE: "inner source MAC is zero, a group address or our own",
+    Verdict.DROP_INNER_HEADER: "inner IP header cut or broken",
+    Verdict.DROP_INNER_TAG: "inner VLAN tag, which the network does not let through",
+    Verdict.DROP_ECN: "congestion marked outside, and the inner packet cannot say so",
+    Verdict.DROP_STATION_ELSEWHERE: "source MAC belongs to another place",
+    Verdict.DROP_STATION_FROZEN: "source MAC moved too often and is frozen",
+    Verdict.DROP_SAME_PORT: "its destination is where it came from",
+    Verdict.DROP_SPLIT_HORIZON: "from a tunnel to a tunnel",
+    Verdict.DROP_NO_ENTRY: "no forwarding entry, and the network does not flood",
+    Verdict.DROP_NO_RECEIVER: "nobody to flood to",
+    Verdict.DROP_BUM_RATE: "broadcast, unknown unicast and multicast over the network's rate",
 }
 
 

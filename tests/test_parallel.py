@@ -212,3 +212,14 @@ def test_two_where_nobody_says(busy, tmp_path, monkeypatch, cores, large, want):
     assert same(stats) == same(one)
     assert (tmp_path / "some").read_bytes() == (tmp_path / "one").read_bytes()
     assert not vf.decap_file(busy, tmp_path / "some", threads=None, reassemble=True).warnings
+
+
+@pytest.mark.parametrize("source", FILES, ids=lambda path: path.name)
+def test_a_large_file_is_read_in_other_pieces(source, tmp_path, monkeypatch):
+    """Whatever a chunk holds, the bytes that leave are the same."""
+    outputs = []
+    for large in (1 << 60, 0):
+        monkeypatch.setattr(capture, "LARGE_LEN", large)
+        stats = run(vf.decap_file, source, tmp_path / f"{large}", other="keep")
+        outputs.append((same(stats), (tmp_path / f"{large}").read_bytes() if stats else None))
+    assert outputs[0] == outputs[1]

@@ -19,6 +19,8 @@ Capture
     close() -> None
     property fault
     fill(batch: PacketBatch) -> int
+    property is_large
+    make_batch(*, large: bool | None = None) -> PacketBatch
     property name
 CaptureError (VxlanFastError, ValueError)
     __init__(message: str, *, path: str | None = None, offset: int | None = None) -> None
@@ -152,6 +154,21 @@ Verdict (IntEnum)
     DROP_NO_HEADROOM = 51
     DROP_NO_META = 52
     DROP_OUTPUT_LINK_TYPE = 56
+    DROP_PORT_UNKNOWN = 64
+    DROP_VNI_UNKNOWN = 65
+    DROP_VTEP_OTHER = 66
+    DROP_VTEP_UNKNOWN = 67
+    DROP_INNER_SOURCE = 68
+    DROP_INNER_HEADER = 69
+    DROP_INNER_TAG = 70
+    DROP_ECN = 71
+    DROP_STATION_ELSEWHERE = 80
+    DROP_STATION_FROZEN = 81
+    DROP_SAME_PORT = 82
+    DROP_SPLIT_HORIZON = 83
+    DROP_NO_ENTRY = 84
+    DROP_NO_RECEIVER = 85
+    DROP_BUM_RATE = 86
 VxlanFastError (Exception)
 decap(
     packet: Buffer,

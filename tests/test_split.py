@@ -10,7 +10,8 @@ import vxlanfast as vf
 from tests.make_fixtures import eth, inner_frame, ip4, ip6, vxlan
 from tests.streams import KINDS
 from tests.support import FIXTURES, Pcapng, assert_adds_up, blocks, frames_of, pcap
-from vxlanfast import split
+from vxlanfast import capture, split
+from vxlanfast._ext.batch import PacketBatch
 
 ETHERNET = FIXTURES / "outer-ethernet.pcap"
 
@@ -33,8 +34,7 @@ def content(folder) -> dict[str, list[bytes]]:
 def few_open(monkeypatch):
     """Two files open at a time, and batches of a few rows."""
     monkeypatch.setattr(split, "OPEN_MAX", 2)
-    real = split.PacketBatch
-    monkeypatch.setattr(split, "PacketBatch", lambda: real(16))
+    monkeypatch.setattr(capture, "PacketBatch", lambda: PacketBatch(16))
 
 
 def test_patterns(tmp_path):

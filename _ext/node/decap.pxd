@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from vxlanfast._ext.verdict cimport (
     Verdict, PASS, PUNT_FRAGMENT, PUNT_GPE, PUNT_NOT_UDP, PUNT_PORT, DROP_FILTER_VNI, DROP_INNER_RUNT, DROP_IP_CSUM,
-    DROP_IP_HEADER, DROP_NO_VNI, DROP_RESERVED, DROP_TRUNCATED, DROP_UDP_CSUM, DROP_UDP_NO_CSUM, DROP_VXLAN_LEN,
+    DROP_IP_HEADER, DROP_NO_VNI, DROP_RESERVED, DROP_TRUNCATED, DROP_UDP_CSUM, DROP_UDP_NO_CSUM, DROP_VXLAN_LEN, VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.csum cimport csum, csum_fold, csum_pseudo4, csum_pseudo6
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, likely
@@ -161,4 +161,4 @@ cdef inline Verdict decap_find(const uint8_t *p, uint32_t n, uint32_t wire_n, ui
 
 cdef class Decap:
     cdef DecapRules rules
-    cdef uint64_t counts[64]
+    cdef uint64_t counts[VERDICT_COUNT]

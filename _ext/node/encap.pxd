@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from vxlanfast._ext.batch cimport Columns
-from vxlanfast._ext.verdict cimport Verdict
+from vxlanfast._ext.verdict cimport Verdict, VERDICT_COUNT
 from vxlanfast._ext.wire.ecn cimport ECN_MASK
 from vxlanfast._ext.wire.endian cimport likely, store_be64
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN
@@ -54,7 +54,7 @@ cdef class Encap:
     cdef Tunnel t
     cdef EncapTally tally
     cdef EncapRun run       # the loop over common frames; NULL where the tunnel is not common
-    cdef uint64_t counts[64]
+    cdef uint64_t counts[VERDICT_COUNT]
 
 
 cdef Verdict encap_row(Columns *c, uint32_t i, const Tunnel *t, uint32_t ident, bint is_v6,

@@ -1,6 +1,8 @@
 """Classic BPF over the rows of a batch: the programs by link type, and libpcap's interpreter behind a pointer."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from vxlanfast._ext.verdict cimport VERDICT_COUNT
+
 cdef enum:
     FILTER_INSNS_MAX = 65536  # instructions of a program
     FILTER_UNKNOWN_MAX = 64   # link types that one call reports
@@ -30,5 +32,5 @@ cdef class Filter:
     cdef bint busy
     cdef uint8_t *joined      # a frame whose headers stand apart from its body is put together here
     cdef uint64_t joined_cap
-    cdef uint64_t counts[64]
+    cdef uint64_t counts[VERDICT_COUNT]
     cdef int _require_idle(self) except -1

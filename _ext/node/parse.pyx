@@ -109,7 +109,7 @@ cdef class Parse:
     flow hash (Ethernet frames have one).
     """
     cdef uint64_t key
-    cdef uint64_t counts[64]
+    cdef uint64_t counts[VERDICT_COUNT]
 
     def __cinit__(self, *, uint64_t seed=0):
         self.key = flow_key(seed)

@@ -118,7 +118,7 @@ cdef class Reassemble:
     goes on. Time is the rows' own.
     """
     cdef readonly FragmentTable table
-    cdef uint64_t counts[64]
+    cdef uint64_t counts[VERDICT_COUNT]
 
     def __cinit__(self, FragmentTable table=None):
         self.table = FragmentTable() if table is None else table

@@ -407,7 +407,7 @@ def test_the_node_checks_what_it_can():
     ):
         with pytest.raises(ValueError, match=r"instructions|link type"):
             Filter(wrong, compiled.address, OUTER)
-    for verdict in (0, -1, 64):
+    for verdict in (0, -1, 128):
         with pytest.raises(ValueError, match="drop_verdict"):
             Filter({}, compiled.address, verdict)
     with pytest.raises(ValueError, match="address"):

@@ -1,0 +1,204 @@
+"""Learn where a frame came from, look up where it goes, make copies where that is more than one place.
+
+Every row gets a destination; a flooded frame becomes rows that share its body, each with a destination of its own, behind
+each other in the leaving order. Never to where it came from, and never from a tunnel to a tunnel (split horizon): with
+head-end replication every VTEP has the frame from its sender already.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from vxlanfast._ext.batch cimport Columns, PacketBatch, batch_grow_rows, row_at, row_copy, row_count
+from vxlanfast._ext.table.dest cimport DEST_PEER, Dest, DestTable
+from vxlanfast._ext.table.fdb cimport (
+    FDB_NONE, FDB_WAYS, FdbLearn, FdbTable, LEARN_FROZEN, LEARN_REFUSED, fdb_find_from, fdb_key,
+)
+from vxlanfast._ext.table.hash cimport hash_u64, prefetch
+from vxlanfast._ext.table.net cimport NET_FLOOD, NET_LEARN, Net, NetTable
+from vxlanfast._ext.verdict cimport (
+    Verdict, PASS, DROP_BUM_RATE, DROP_NO_ENTRY, DROP_NO_RECEIVER, DROP_SAME_PORT, DROP_SPLIT_HORIZON,
+    DROP_STATION_ELSEWHERE, DROP_STATION_FROZEN, VERDICT_COUNT,
+)
+from vxlanfast._ext.wire.endian cimport likely, load_be64
+from vxlanfast._ext.wire.eth cimport ETH_OFF_DST, ETH_OFF_SRC
+
+cdef enum:
+    VECTOR = 32                 # rows of which the cache lines are fetched together
+    DEST_FLOODED = 0xFFFFFFFEU  # of a row on its way: to everybody
+    SECOND_NS = 1000000000
+    BURST_NS = 100000000        # what a silent network may send at once: a tenth of a second's worth
+
+
+cdef inline bint bum_allowed(Net *net, int64_t now_ns) noexcept nogil:
+    """One more frame within the network's rate: the generic cell rate algorithm (ITU-T I.371), whose state is one time."""
+    cdef int64_t due
+    if net.bum_rate == 0:
+        return True
+    due = net.bum_next_ns if net.bum_next_ns > now_ns else now_ns
+    if due - now_ns > BURST_NS:
+        net.bum_limited += 1
+        return False
+    net.bum_next_ns = due + SECOND_NS // net.bum_rate
+    return True
+
+
+cdef class Bridge:
+    """Forwards the frames of networks by the forwarding table, which it also fills."""
+    cdef NetTable nets
+    cdef DestTable dests
+    cdef FdbTable fdb
+    cdef readonly uint64_t flooded  # frames
+    cdef readonly uint64_t copies   # rows made of them, the first included
+    cdef uint64_t counts[VERDICT_COUNT]
+
+    def __cinit__(self, NetTable nets not None, DestTable dests not None, FdbTable fdb not None):
+        if fdb.n_owners < dests.size:
+            raise ValueError(f"the forwarding table knows {fdb.n_owners} destinations, and there are {dests.size}")
+        self.nets = nets
+        self.dests = dests
+        self.fdb = fdb
+
+    cdef inline uint32_t copies_of(self, const Net *net, uint32_t origin) noexcept nogil:
+        """How many get a flooded frame."""
+        if self.dests.dests[origin].kind == DEST_PEER:
+            return net.n_ports
+        # Every port of a network is in its list, so the sender is one of them.
+        return (net.n_flood if net.flags & NET_FLOOD else net.n_ports) - (1 if net.n_ports else 0)
+
+    cdef Verdict decide(self, Columns *c, uint32_t i, uint64_t src, uint32_t src_at, uint64_t dst,
+                        uint32_t dst_at) noexcept nogil:
+        """Where row ``i`` goes. ``src``, ``dst``: keys of the forwarding table, whose buckets are ``_at``."""
+        cdef Net *net = self.nets.nets + c.net[i]
+        cdef uint32_t origin = c.origin[i], slot, dest
+        cdef FdbLearn learned
+        if net.flags & NET_LEARN:
+            learned = self.fdb.learn(src, src_at, origin, c.ts_ns[i])
+            if learned == LEARN_REFUSED:
+                return DROP_STATION_ELSEWHERE
+            if learned == LEARN_FROZEN:
+                return DROP_STATION_FROZEN
+        else:
+            self.fdb.age(c.ts_ns[i])
+            slot = fdb_find_from(self.fdb.buckets, self.fdb.mask, src_at, src)
+            if slot != FDB_NONE and self.fdb.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS] != origin:
+                return DROP_STATION_ELSEWHERE
+        slot = FDB_NONE
+        if not dst >> 40 & 1:
+            slot = fdb_find_from(self.fdb.buckets, self.fdb.mask, dst_at, dst)
+        if likely(slot != FDB_NONE):
+            dest = self.fdb.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS]
+            if dest == origin:
+                return DROP_SAME_PORT
+            if self.dests.dests[dest].kind == DEST_PEER and self.dests.dests[origin].kind == DEST_PEER:
+                return DROP_SPLIT_HORIZON
+            c.dest[i] = dest
+            return PASS
+        if self.copies_of(net, origin) == 0:
+            return DROP_NO_RECEIVER if net.flags & NET_FLOOD else DROP_NO_ENTRY
+        if not bum_allowed(net, c.ts_ns[i]):
+            return DROP_BUM_RATE
+        c.dest[i] = DEST_FLOODED
+        return PASS
+
+    cdef uint32_t decide_rows(self, Columns *c) noexcept nogil:
+        """Every row in leaving order; returns how many rows flooding adds."""
+        cdef uint64_t src[VECTOR]
+        cdef uint64_t dst[VECTOR]
+        cdef uint32_t src_at[VECTOR]
+        cdef uint32_t dst_at[VECTOR]
+        cdef uint32_t first = 0, end = row_count(c), count, k, i, added = 0
+        cdef const uint8_t *frame
+        cdef Dest *origin
+        cdef Verdict v
+        while first < end:
+            count = end - first if end - first < VECTOR else VECTOR
+            for k in range(count):
+                i = row_at(c, first + k)
+                if c.verdict[i] != PASS:
+                    continue
+                frame = c.arena + c.off[i]
+                src[k] = fdb_key(c.net[i], load_be64(frame + ETH_OFF_SRC) >> 16)
+                dst[k] = fdb_key(c.net[i], load_be64(frame + ETH_OFF_DST) >> 16)
+                src_at[k] = <uint32_t>hash_u64(src[k], self.fdb.seed) & self.fdb.mask
+                dst_at[k] = <uint32_t>hash_u64(dst[k], self.fdb.seed) & self.fdb.mask
+                prefetch(self.fdb.buckets + src_at[k])
+                prefetch(self.fdb.buckets + dst_at[k])
+            for k in range(count):
+                i = row_at(c, first + k)
+                if c.verdict[i] != PASS:
+                    continue
+                v = self.decide(c, i, src[k], src_at[k], dst[k], dst_at[k])
+                self.counts[<uint8_t>v] += 1
+                if v != PASS:
+                    c.verdict[i] = v
+                    origin = self.dests.dests + c.origin[i]
+                    origin.drops += 1
+                elif c.dest[i] == DEST_FLOODED:
+                    added += self.copies_of(self.nets.nets + c.net[i], c.origin[i]) - 1
+                    self.flooded += 1
+            first += count
+        return added
+
+    cdef int flood_rows(self, Columns *c, uint32_t added) noexcept nogil:
+        """Flooded rows become their copies, each behind the other in the leaving order: 0, or -1 for no memory."""
+        cdef uint32_t before = row_count(c), used = 0, k, i, f, row, made, origin, peers
+        cdef uint32_t *order
+        cdef Net *net
+        cdef const uint32_t *list_
+        if batch_grow_rows(c, c.n + added):
+            return -1
+        order = <uint32_t *>malloc(<uint64_t>(before + added) * sizeof(uint32_t))
+        if order == NULL:
+            return -1
+        for k in range(before):
+            i = row_at(c, k)
+            order[used] = i
+            used += 1
+            if c.verdict[i] != PASS or c.dest[i] != DEST_FLOODED:
+                continue
+            net = self.nets.nets + c.net[i]
+            origin = c.origin[i]
+            list_ = self.nets.floods + net.flood_at
+            peers = net.n_flood
+            if self.dests.dests[origin].kind == DEST_PEER or not net.flags & NET_FLOOD:
+                peers = net.n_ports
+            made = 0
+            for f in range(peers):
+                if list_[f] == origin:
+                    continue
+                row = i
+                if made:
+                    row = c.n
+                    c.n += 1
+                    row_copy(c, i, row)
+                    order[used] = row
+                    used += 1
+                c.dest[row] = list_[f]
+                made += 1
+            net.flooded += 1
+            net.copies += made
+            self.copies += made
+        memcpy(c.order, order, <uint64_t>used * sizeof(uint32_t))
+        free(order)
+        c.n_order = used
+        c.ordered = True
+        return 0
+
+    def process(self, PacketBatch batch not None):
+        """Every row that ``Receive`` let in. Rows may be added: BufferError while a view of the batch is alive."""
+        cdef uint32_t added
+        cdef int failed = 0
+        cdef uint64_t before = self.flooded
+        batch._require_idle("flood the frames of")
+        with nogil:
+            added = self.decide_rows(&batch.c)
+            if self.flooded != before:
+                failed = self.flood_rows(&batch.c, added)
+        if failed:
+            raise MemoryError(f"no room for {added} copies")
+        return batch
+
+    def counters(self):
+        """Rows by verdict since the start: ``{Verdict: rows}`` of those that occur. A flooded frame counts once."""
+        from vxlanfast._ext.verdict import Verdict
+        return {Verdict(i): self.counts[i] for i in range(VERDICT_COUNT) if self.counts[i]}

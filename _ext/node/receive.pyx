@@ -1,0 +1,254 @@
+"""Where a frame enters the plane: by a port of ours, or out of a VXLAN packet from a peer. What follows sees frames of networks.
+
+The order is that of the kernel's vxlan_rcv (drivers/net/vxlan/vxlan_core.c), with one thing more: a packet has to come from
+a VTEP that is a member of its network. An unknown VNI and an unknown VTEP look the same from outside: nothing comes back.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+from vxlanfast._ext.batch cimport Columns, PacketBatch
+from vxlanfast._ext.node.decap cimport DecapRules, VxlanFrame, decap_common, decap_find, outer_csums
+from vxlanfast._ext.table.dest cimport DEST_NONE, Dest, DestTable, peer_find
+from vxlanfast._ext.table.net cimport NET_GBP, NET_NONE, NET_TAGS, Net, NetTable, net_find
+from vxlanfast._ext.verdict cimport (
+    Verdict, PASS, DROP_ECN, DROP_INNER_HEADER, DROP_INNER_SOURCE, DROP_INNER_TAG, DROP_INNER_RUNT, DROP_NOT_ETHERNET,
+    DROP_PORT_UNKNOWN, DROP_RESERVED, DROP_VNI_UNKNOWN, DROP_VTEP_OTHER, DROP_VTEP_UNKNOWN, VERDICT_COUNT,
+)
+from vxlanfast._ext.wire.ecn cimport ECN_DROP, ECN_MASK, ecn_decap, ecn_set4, ecn_set6
+from vxlanfast._ext.wire.endian cimport load_be16, load_host16, load_host32, likely
+from vxlanfast._ext.wire.eth cimport (
+    ETH_HDR_LEN, ETH_OFF_SRC, ETH_OFF_TYPE, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_is_tag, eth_skip_tags,
+)
+from vxlanfast._ext.wire.ipv4 cimport IPV4_HDR_LEN, IPV4_OFF_DST, IPV4_OFF_SRC, IPV4_OFF_TOS, ipv4_check
+from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_DST, IPV6_OFF_SRC, ipv6_check, ipv6_traffic_class
+from vxlanfast._ext.wire.link cimport LINK_ETHERNET
+from vxlanfast._ext.wire.udp cimport UDP_HDR_LEN, udp_csum
+from vxlanfast._ext.wire.vxlan cimport vxlan_has_reserved, vxlan_is_gbp
+
+cdef enum:
+    PORTS = 65536
+
+
+cdef inline Verdict source_check(const uint8_t *frame, const Net *net) noexcept nogil:
+    """The sender is a station, and not we: zero and group addresses send nothing, and our own would be a loop."""
+    cdef const uint8_t *src = frame + ETH_OFF_SRC
+    if src[0] & 1 or (load_host32(src) | load_host16(src + 4)) == 0:
+        return DROP_INNER_SOURCE
+    if load_host32(src) == load_host32(net.gateway_mac) and load_host16(src + 4) == load_host16(net.gateway_mac + 4):
+        return DROP_INNER_SOURCE
+    return PASS
+
+
+cdef inline Verdict ecn_carry(uint8_t *frame, uint32_t n, uint8_t outer_tos) noexcept nogil:
+    """Congestion marks of the outer header into the inner one (RFC 6040 §4.2), through tags; a frame that is no IP has none.
+
+    An IP header that is not whole is a drop, as in the kernel (pskb_inet_may_pull): nothing could be said of it later either.
+    """
+    cdef uint16_t ethertype
+    cdef uint32_t l3
+    cdef uint8_t tos, ecn
+    if eth_skip_tags(frame, n, ETH_OFF_TYPE, &ethertype, &l3) != PASS:
+        return DROP_INNER_HEADER
+    if ethertype == ETH_TYPE_IPV4:
+        if ipv4_check(frame + l3, n - l3) != PASS:
+            return DROP_INNER_HEADER
+        tos = frame[l3 + IPV4_OFF_TOS]
+    elif ethertype == ETH_TYPE_IPV6:
+        if ipv6_check(frame + l3, n - l3) != PASS:
+            return DROP_INNER_HEADER
+        tos = ipv6_traffic_class(frame + l3)
+    else:
+        return PASS
+    ecn = ecn_decap(outer_tos, tos)
+    if likely(ecn == (tos & ECN_MASK)):
+        return PASS
+    if ecn == ECN_DROP:
+        return DROP_ECN
+    if ethertype == ETH_TYPE_IPV4:
+        ecn_set4(frame + l3, ecn)
+    else:
+        ecn_set6(frame + l3, ecn)
+    return PASS
+
+
+cdef class Receive:
+    """Gives each row its network and the destination number it came from, and takes the VXLAN headers off those that have them.
+
+    ``local``: our VTEP addresses (4 or 16 bytes each; at most one of a kind). ``ports``: UDP ports that mean VXLAN.
+    ``underlay``: the port number that packets of the underlay come by.
+    """
+    cdef DecapRules rules
+    cdef NetTable nets
+    cdef DestTable dests
+    cdef uint32_t *port_dest     # by port number: its destination
+    cdef uint8_t local4[16]
+    cdef uint8_t local6[16]
+    cdef bint has4
+    cdef bint has6
+    cdef bint zero_csum6         # a zero checksum over IPv6 is agreed on (RFC 6935)
+    cdef uint16_t underlay
+    cdef uint64_t counts[VERDICT_COUNT]
+
+    def __cinit__(self, NetTable nets not None, DestTable dests not None, *, local, ports, uint16_t underlay=0,
+                  bint zero_csum6=False):
+        cdef uint32_t i
+        self.nets = nets
+        self.dests = dests
+        self.underlay = underlay
+        self.zero_csum6 = zero_csum6
+        self.port_dest = <uint32_t *>calloc(PORTS, sizeof(uint32_t))
+        if self.port_dest == NULL:
+            raise MemoryError
+        memset(self.port_dest, 0xFF, PORTS * sizeof(uint32_t))
+        for i in range(dests.size):
+            if dests.dests[i].kind == 0:
+                if dests.dests[i].port == underlay or self.port_dest[dests.dests[i].port] != DEST_NONE:
+                    raise ValueError(f"port {dests.dests[i].port}: given twice")
+                self.port_dest[dests.dests[i].port] = i
+        for port in ports:
+            if not 1 <= port <= 65535:
+                raise ValueError(f"UDP port {port}: 1 to 65535")
+            self.rules.ports[<uint32_t>port >> 3] |= 1 << (<uint32_t>port & 7)
+        self.rules.levels = 1
+        for addr in local:
+            raw = bytes(addr).ljust(16, b"\0")
+            if len(addr) == 4:
+                memcpy(self.local4, <char *>raw, 16)
+                self.has4 = True
+            elif len(addr) == 16:
+                memcpy(self.local6, <char *>raw, 16)
+                self.has6 = True
+            else:
+                raise ValueError(f"address of {len(addr)} bytes: 4 or 16")
+
+    def __dealloc__(self):
+        free(self.port_dest)
+
+    cdef Verdict from_underlay(self, Columns *c, uint32_t i, uint32_t *last) noexcept nogil:
+        """A packet of the underlay. ``last``: the peer that the packet before it came from, likely this one's too."""
+        cdef uint8_t *p = c.arena + c.off[i]
+        cdef const uint8_t *vxlan
+        cdef uint8_t addr[16]
+        cdef uint32_t n = c.len[i], wire_n = c.wire_len[i], peer, inner_n
+        cdef uint16_t number
+        cdef uint8_t version, tos
+        cdef VxlanFrame f
+        cdef Net *net
+        cdef Dest *d
+        cdef Verdict v
+        if likely(c.link[i] == LINK_ETHERNET and decap_common(p, n, wire_n, self.rules.ports, &f)):
+            f.l3 = ETH_HDR_LEN
+            f.l4 = ETH_HDR_LEN + IPV4_HDR_LEN
+        else:
+            v = decap_find(p, n, wire_n, c.link[i], &self.rules, &f)
+            if v != PASS:
+                return v
+        number = net_find(self.nets, f.vni)
+        if number == NET_NONE:
+            return DROP_VNI_UNKNOWN
+        net = self.nets.nets + number
+        vxlan = p + f.l4 + UDP_HDR_LEN
+        if vxlan_has_reserved(vxlan) and not (net.flags & NET_GBP and vxlan_is_gbp(vxlan)):
+            return DROP_RESERVED  # as Linux; RFC 7348 §5 would ignore them
+        p += f.l3
+        version = p[0] >> 4
+        if version == 4:
+            if not self.has4 or load_host32(p + IPV4_OFF_DST) != load_host32(self.local4):
+                return DROP_VTEP_OTHER
+            memset(addr, 0, 16)
+            memcpy(addr, p + IPV4_OFF_SRC, 4)
+            tos = p[IPV4_OFF_TOS]
+        else:
+            if not self.has6 or memcmp(p + IPV6_OFF_DST, self.local6, 16):
+                return DROP_VTEP_OTHER
+            memcpy(addr, p + IPV6_OFF_SRC, 16)
+            tos = ipv6_traffic_class(p)
+        peer = last[0]
+        if peer != DEST_NONE:
+            d = self.dests.dests + peer
+            if d.net != number or d.family != version or memcmp(d.addr, addr, 16):
+                peer = DEST_NONE
+        if peer == DEST_NONE:
+            peer = peer_find(self.dests, addr, version, number)
+            if peer == DEST_NONE:
+                return DROP_VTEP_UNKNOWN
+            last[0] = peer
+        p -= f.l3
+        d = self.dests.dests + peer
+        c.net[i] = number
+        c.origin[i] = peer
+        if version == 4 or udp_csum(p + f.l4) or not self.zero_csum6:
+            v = outer_csums(p, n, f.l3, f.l4, f.end, version)
+            if v != PASS:
+                d.drops += 1
+                return v
+        inner_n = (f.end if f.end < n else n) - f.inner
+        v = self.enter(p + f.inner, inner_n, net)
+        if v == PASS:
+            v = ecn_carry(p + f.inner, inner_n, tos)
+        if v != PASS:
+            d.drops += 1
+            return v
+        c.outer[i] = c.off[i]
+        c.outer_l3[i] = <uint16_t>f.l3
+        c.outer_l4[i] = <uint16_t>f.l4
+        c.off[i] += f.inner
+        c.len[i] = inner_n
+        c.wire_len[i] = f.end - f.inner
+        c.link[i] = LINK_ETHERNET
+        c.vni[i] = f.vni
+        d.rx_packets += 1
+        d.rx_bytes += f.end - f.inner
+        return PASS
+
+    cdef Verdict from_port(self, Columns *c, uint32_t i) noexcept nogil:
+        """A frame of one of our endpoints."""
+        cdef uint32_t dest = self.port_dest[c.port_in[i]]
+        cdef Dest *d
+        cdef Verdict v
+        if dest == DEST_NONE:
+            return DROP_PORT_UNKNOWN
+        d = self.dests.dests + dest
+        c.net[i] = d.net
+        c.origin[i] = dest
+        c.vni[i] = self.nets.nets[d.net].vni
+        if c.link[i] != LINK_ETHERNET:
+            v = DROP_NOT_ETHERNET
+        else:
+            v = self.enter(c.arena + c.off[i], c.len[i], self.nets.nets + d.net)
+        if v != PASS:
+            d.drops += 1
+            return v
+        d.rx_packets += 1
+        d.rx_bytes += c.wire_len[i]
+        return PASS
+
+    cdef inline Verdict enter(self, const uint8_t *frame, uint32_t n, const Net *net) noexcept nogil:
+        """What holds for every frame, wherever it came from."""
+        if n < ETH_HDR_LEN:
+            return DROP_INNER_RUNT
+        if eth_is_tag(load_be16(frame + ETH_OFF_TYPE)) and not net.flags & NET_TAGS:
+            return DROP_INNER_TAG  # RFC 7348 §6.1
+        return source_check(frame, net)
+
+    cdef void receive_rows(self, Columns *c) noexcept nogil:
+        cdef uint32_t i, last = DEST_NONE
+        cdef Verdict v
+        for i in range(c.n):
+            if c.verdict[i] != PASS:
+                continue
+            v = self.from_underlay(c, i, &last) if c.port_in[i] == self.underlay else self.from_port(c, i)
+            c.verdict[i] = v
+            self.counts[<uint8_t>v] += 1
+
+    def process(self, PacketBatch batch not None):
+        """Every row with verdict PASS: on PASS it is a frame, with its network, VNI and origin in the columns."""
+        with nogil:
+            self.receive_rows(&batch.c)
+        return batch
+
+    def counters(self):
+        """Rows by verdict since the start: ``{Verdict: rows}`` of those that occur."""
+        from vxlanfast._ext.verdict import Verdict
+        return {Verdict(i): self.counts[i] for i in range(VERDICT_COUNT) if self.counts[i]}

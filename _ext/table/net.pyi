@@ -1,0 +1,28 @@
+from collections.abc import Sequence
+from typing import Any, Self
+
+from typing_extensions import disjoint_base
+
+@disjoint_base
+class NetTable:
+    capacity: int
+    size: int
+    def __new__(cls, capacity: int, *, seed: int = 0) -> Self: ...
+    def __len__(self) -> int: ...
+    def add(
+        self,
+        vni: int,
+        *,
+        learn: bool = True,
+        flood: bool = True,
+        proxy: bool = False,
+        swallow: bool = False,
+        tags: bool = False,
+        gbp: bool = False,
+        mtu: int = 0,
+        bum_rate: int = 0,
+    ) -> int: ...
+    def set_flood(self, net: int, ports: Sequence[int], peers: Sequence[int]) -> None: ...
+    def set_gateway(self, net: int, dest: int, mac: bytes) -> None: ...
+    def find(self, vni: int) -> int | None: ...
+    def rows(self) -> list[dict[str, Any]]: ...

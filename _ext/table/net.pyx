@@ -1,0 +1,108 @@
+"""Networks: made when a configuration is compiled, and looked up from then on."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy
+
+from vxlanfast._ext.table.dest cimport DEST_NONE
+from vxlanfast._ext.table.hash cimport hash_u64, power_of_two, table_memory
+
+cdef enum:
+    VNI_MAX = 0xFFFFFF
+
+
+cdef class NetTable:
+    """VNI -> network, by number from 0 on. ``capacity``: how many there is room for. ``seed``: of the hash."""
+
+    def __cinit__(self, uint32_t capacity, *, uint64_t seed=0):
+        cdef uint64_t places
+        if not 1 <= capacity <= NETS_MAX:
+            raise ValueError(f"capacity = {capacity}: 1 to {NETS_MAX} networks")
+        places = power_of_two(<uint64_t>capacity * 2)
+        self.capacity = capacity
+        self.mask = <uint32_t>places - 1
+        self.seed = hash_u64(seed, 0)
+        self.nets = <Net *>table_memory(<uint64_t>capacity * sizeof(Net))
+        self.vnis = <uint32_t *>table_memory(places * sizeof(uint32_t))
+        self.numbers = <uint16_t *>table_memory(places * sizeof(uint16_t))
+        if self.nets == NULL or self.vnis == NULL or self.numbers == NULL:
+            raise MemoryError(f"no room for {capacity} networks")
+
+    def __dealloc__(self):
+        free(self.nets)
+        free(self.vnis)
+        free(self.numbers)
+        free(self.floods)
+
+    def __len__(self):
+        return self.size
+
+    def add(self, vni, *, bint learn=True, bint flood=True, bint proxy=False, bint swallow=False, bint tags=False,
+            bint gbp=False, uint32_t mtu=0, uint32_t bum_rate=0):
+        """A network; returns its number. ValueError: a VNI out of range, or given twice."""
+        cdef uint32_t at
+        cdef Net *net
+        if not 0 <= vni <= VNI_MAX:
+            raise ValueError(f"VNI {vni}: 0 to {VNI_MAX}")
+        if net_find(self, vni) != NET_NONE:
+            raise ValueError(f"VNI {vni}: given twice")
+        if self.size >= self.capacity:
+            raise OverflowError(f"all {self.capacity} networks are taken")
+        net = &self.nets[self.size]
+        net.vni = vni
+        net.flags = ((NET_LEARN if learn else 0) | (NET_FLOOD if flood else 0) | (NET_PROXY if proxy else 0)
+                     | (NET_SWALLOW if swallow else 0) | (NET_TAGS if tags else 0) | (NET_GBP if gbp else 0))
+        net.mtu = mtu
+        net.bum_rate = bum_rate
+        net.gateway = DEST_NONE
+        at = <uint32_t>hash_u64(vni, self.seed) & self.mask
+        while self.vnis[at]:
+            at = (at + 1) & self.mask
+        self.vnis[at] = <uint32_t>vni << 1 | 1
+        self.numbers[at] = <uint16_t>self.size
+        self.size += 1
+        return self.size - 1
+
+    def set_flood(self, uint32_t net, ports, peers):
+        """The flood list of a network: numbers of destinations. Once a network."""
+        cdef uint32_t *grown
+        cdef uint32_t count = len(ports) + len(peers)
+        if net >= self.size:
+            raise ValueError(f"network {net}: there are {self.size}")
+        if self.nets[net].n_flood:
+            raise ValueError(f"network {net} has a flood list")
+        grown = <uint32_t *>realloc(self.floods, <uint64_t>(self.n_floods + count + 1) * sizeof(uint32_t))
+        if grown == NULL:
+            raise MemoryError
+        self.floods = grown
+        self.nets[net].flood_at = self.n_floods
+        self.nets[net].n_flood = count
+        self.nets[net].n_ports = len(ports)
+        for dest in (*ports, *peers):
+            self.floods[self.n_floods] = dest
+            self.n_floods += 1
+
+    def set_gateway(self, uint32_t net, uint32_t dest, mac):
+        """The network's gateway: its destination and its MAC."""
+        raw = bytes(mac)
+        if net >= self.size or len(raw) != 6:
+            raise ValueError(f"network {net} of {self.size}, MAC of {len(raw)} bytes")
+        self.nets[net].gateway = dest
+        memcpy(self.nets[net].gateway_mac, <char *>raw, 6)
+
+    def find(self, uint32_t vni):
+        """The number of a VNI's network, or None."""
+        cdef uint16_t number = net_find(self, vni) if vni <= VNI_MAX else NET_NONE
+        return None if number == NET_NONE else number
+
+    def rows(self):
+        """Networks as dictionaries, by number."""
+        cdef uint32_t i
+        cdef Net *net
+        out = []
+        for i in range(self.size):
+            net = &self.nets[i]
+            out.append({
+                "vni": net.vni, "n_flood": net.n_flood, "mtu": net.mtu, "flooded": net.flooded, "copies": net.copies,
+                "bum_limited": net.bum_limited,
+            })
+        return out
