@@ -29,7 +29,7 @@ cdef struct Columns:
     uint16_t *port_out
     uint16_t *net           # in the plane: the network's number …
     uint32_t *origin        # … the destination number it came from …
-    uint32_t *dest          # … and the one it goes to (see table/dest)
+    uint32_t *dest          # … and the one it goes to (see table/dest, which has words for what is not decided too)
     uint16_t *l3            # offsets in the body; BATCH_NO_HEADER: none
     uint16_t *l4
     uint16_t *outer_l3      # offsets in the frame at `outer`, valid where there is one

@@ -61,6 +61,9 @@ cpdef enum Verdict:
     DROP_NO_ENTRY = 84
     DROP_NO_RECEIVER = 85
     DROP_BUM_RATE = 86
+    # DROP, ARP and neighbour discovery.
+    DROP_NEIGH_FALSE = 96
+    DROP_NEIGH_UNKNOWN = 97
 
 cdef enum:
     VERDICT_PUNT_FIRST = 1

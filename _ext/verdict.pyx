@@ -48,6 +48,8 @@ SENTENCES = {
     Verdict.DROP_NO_ENTRY: "no forwarding entry, and the network does not flood",
     Verdict.DROP_NO_RECEIVER: "nobody to flood to",
     Verdict.DROP_BUM_RATE: "broadcast, unknown unicast and multicast over the network's rate",
+    Verdict.DROP_NEIGH_FALSE: "ARP or neighbour discovery that contradicts what is set, or is malformed",
+    Verdict.DROP_NEIGH_UNKNOWN: "ARP or neighbour discovery for what the proxy does not know: not asked any further",
 }
 
 

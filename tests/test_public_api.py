@@ -169,6 +169,8 @@ Verdict (IntEnum)
     DROP_NO_ENTRY = 84
     DROP_NO_RECEIVER = 85
     DROP_BUM_RATE = 86
+    DROP_NEIGH_FALSE = 96
+    DROP_NEIGH_UNKNOWN = 97
 VxlanFastError (Exception)
 decap(
     packet: Buffer,

@@ -9,22 +9,23 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from vxlanfast._ext.batch cimport Columns, PacketBatch, batch_grow_rows, row_at, row_copy, row_count
-from vxlanfast._ext.table.dest cimport DEST_PEER, Dest, DestTable
+from vxlanfast._ext.table.dest cimport (
+    DEST_FLOODED, DEST_FLOODED_LOCAL, DEST_LOCAL, DEST_NONE, DEST_PEER, DEST_PORT, Dest, DestTable,
+)
 from vxlanfast._ext.table.fdb cimport (
     FDB_NONE, FDB_WAYS, FdbLearn, FdbTable, LEARN_FROZEN, LEARN_REFUSED, fdb_find_from, fdb_key,
 )
 from vxlanfast._ext.table.hash cimport hash_u64, prefetch
 from vxlanfast._ext.table.net cimport NET_FLOOD, NET_LEARN, Net, NetTable
 from vxlanfast._ext.verdict cimport (
-    Verdict, PASS, DROP_BUM_RATE, DROP_NO_ENTRY, DROP_NO_RECEIVER, DROP_SAME_PORT, DROP_SPLIT_HORIZON,
-    DROP_STATION_ELSEWHERE, DROP_STATION_FROZEN, VERDICT_COUNT,
+    Verdict, PASS, DROP_BUM_RATE, DROP_NEIGH_UNKNOWN, DROP_NO_ENTRY, DROP_NO_RECEIVER, DROP_SAME_PORT,
+    DROP_SPLIT_HORIZON, DROP_STATION_ELSEWHERE, DROP_STATION_FROZEN, VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.endian cimport likely, load_be64
 from vxlanfast._ext.wire.eth cimport ETH_OFF_DST, ETH_OFF_SRC
 
 cdef enum:
     VECTOR = 32                 # rows of which the cache lines are fetched together
-    DEST_FLOODED = 0xFFFFFFFEU  # of a row on its way: to everybody
     SECOND_NS = 1000000000
     BURST_NS = 100000000        # what a silent network may send at once: a tenth of a second's worth
 
@@ -58,12 +59,16 @@ cdef class Bridge:
         self.dests = dests
         self.fdb = fdb
 
-    cdef inline uint32_t copies_of(self, const Net *net, uint32_t origin) noexcept nogil:
-        """How many get a flooded frame."""
-        if self.dests.dests[origin].kind == DEST_PEER:
+    cdef inline uint32_t listeners(self, const Net *net, uint32_t origin, uint32_t dest) noexcept nogil:
+        """How much of the flood list gets a frame: all of it, or the ports it begins with. The sender may be among them."""
+        if self.dests.dests[origin].kind == DEST_PEER or dest == DEST_LOCAL or dest == DEST_FLOODED_LOCAL \
+                or not net.flags & NET_FLOOD:
             return net.n_ports
-        # Every port of a network is in its list, so the sender is one of them.
-        return (net.n_flood if net.flags & NET_FLOOD else net.n_ports) - (1 if net.n_ports else 0)
+        return net.n_flood
+
+    cdef inline uint32_t copies_of(self, const Net *net, uint32_t origin, uint32_t dest) noexcept nogil:
+        """How many get a flooded frame. Every port of a network is in its list, so a sender that is a port is one of them."""
+        return self.listeners(net, origin, dest) - (1 if self.dests.dests[origin].kind == DEST_PORT else 0)
 
     cdef Verdict decide(self, Columns *c, uint32_t i, uint64_t src, uint32_t src_at, uint64_t dst,
                         uint32_t dst_at) noexcept nogil:
@@ -82,6 +87,8 @@ cdef class Bridge:
             slot = fdb_find_from(self.fdb.buckets, self.fdb.mask, src_at, src)
             if slot != FDB_NONE and self.fdb.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS] != origin:
                 return DROP_STATION_ELSEWHERE
+        if c.dest[i] != DEST_NONE and c.dest[i] != DEST_LOCAL:
+            return PASS  # an answer, whose way is known
         slot = FDB_NONE
         if not dst >> 40 & 1:
             slot = fdb_find_from(self.fdb.buckets, self.fdb.mask, dst_at, dst)
@@ -91,13 +98,17 @@ cdef class Bridge:
                 return DROP_SAME_PORT
             if self.dests.dests[dest].kind == DEST_PEER and self.dests.dests[origin].kind == DEST_PEER:
                 return DROP_SPLIT_HORIZON
+            if c.dest[i] == DEST_LOCAL and self.dests.dests[dest].kind == DEST_PEER:
+                return DROP_NEIGH_UNKNOWN
             c.dest[i] = dest
             return PASS
-        if self.copies_of(net, origin) == 0:
+        if self.copies_of(net, origin, c.dest[i]) == 0:
+            if c.dest[i] == DEST_LOCAL:
+                return DROP_NEIGH_UNKNOWN
             return DROP_NO_RECEIVER if net.flags & NET_FLOOD else DROP_NO_ENTRY
         if not bum_allowed(net, c.ts_ns[i]):
             return DROP_BUM_RATE
-        c.dest[i] = DEST_FLOODED
+        c.dest[i] = DEST_FLOODED if c.dest[i] == DEST_NONE else DEST_FLOODED_LOCAL
         return PASS
 
     cdef uint32_t decide_rows(self, Columns *c) noexcept nogil:
@@ -133,15 +144,15 @@ cdef class Bridge:
                     c.verdict[i] = v
                     origin = self.dests.dests + c.origin[i]
                     origin.drops += 1
-                elif c.dest[i] == DEST_FLOODED:
-                    added += self.copies_of(self.nets.nets + c.net[i], c.origin[i]) - 1
+                elif c.dest[i] == DEST_FLOODED or c.dest[i] == DEST_FLOODED_LOCAL:
+                    added += self.copies_of(self.nets.nets + c.net[i], c.origin[i], c.dest[i]) - 1
                     self.flooded += 1
             first += count
         return added
 
     cdef int flood_rows(self, Columns *c, uint32_t added) noexcept nogil:
         """Flooded rows become their copies, each behind the other in the leaving order: 0, or -1 for no memory."""
-        cdef uint32_t before = row_count(c), used = 0, k, i, f, row, made, origin, peers
+        cdef uint32_t before = row_count(c), used = 0, k, i, f, row, made, origin, heard
         cdef uint32_t *order
         cdef Net *net
         cdef const uint32_t *list_
@@ -154,16 +165,14 @@ cdef class Bridge:
             i = row_at(c, k)
             order[used] = i
             used += 1
-            if c.verdict[i] != PASS or c.dest[i] != DEST_FLOODED:
+            if c.verdict[i] != PASS or (c.dest[i] != DEST_FLOODED and c.dest[i] != DEST_FLOODED_LOCAL):
                 continue
             net = self.nets.nets + c.net[i]
             origin = c.origin[i]
             list_ = self.nets.floods + net.flood_at
-            peers = net.n_flood
-            if self.dests.dests[origin].kind == DEST_PEER or not net.flags & NET_FLOOD:
-                peers = net.n_ports
+            heard = self.listeners(net, origin, c.dest[i])
             made = 0
-            for f in range(peers):
+            for f in range(heard):
                 if list_[f] == origin:
                     continue
                 row = i

@@ -238,6 +238,7 @@ cdef class Receive:
         for i in range(c.n):
             if c.verdict[i] != PASS:
                 continue
+            c.dest[i] = DEST_NONE
             v = self.from_underlay(c, i, &last) if c.port_in[i] == self.underlay else self.from_port(c, i)
             c.verdict[i] = v
             self.counts[<uint8_t>v] += 1

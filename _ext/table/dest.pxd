@@ -9,7 +9,10 @@ from libc.string cimport memcmp
 from vxlanfast._ext.table.hash cimport hash_16
 
 cdef enum:
-    DEST_NONE = 0xFFFFFFFFU
+    DEST_NONE = 0xFFFFFFFFU         # of a row: not decided yet
+    DEST_LOCAL = 0xFFFFFFFEU        # not decided, and it stays on this host
+    DEST_FLOODED = 0xFFFFFFFDU      # to everybody
+    DEST_FLOODED_LOCAL = 0xFFFFFFFCU
     DEST_FLOOD = 1          # gets broadcasts, multicast and what has no entry
 
 

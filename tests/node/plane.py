@@ -8,10 +8,12 @@ from ipaddress import ip_address
 from vxlanfast import TunnelSpec
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.node.bridge import Bridge
+from vxlanfast._ext.node.proxy import Proxy
 from vxlanfast._ext.node.receive import Receive
 from vxlanfast._ext.node.send import Send
 from vxlanfast._ext.table.dest import DestTable
 from vxlanfast._ext.table.fdb import FdbTable
+from vxlanfast._ext.table.neigh import NeighTable
 from vxlanfast._ext.table.net import NetTable
 from vxlanfast.spec import compile_tunnel
 
@@ -49,12 +51,14 @@ class Vtep:
             self.nets, self.dests, local=[ip_address(local).packed], ports=[dport], underlay=UNDERLAY,
             zero_csum6=zero_csum6,
         )  # fmt: skip
+        self.neigh = NeighTable(1000)
+        self.proxy = Proxy(self.nets, self.dests, self.neigh)
         self.bridge = Bridge(self.nets, self.dests, self.fdb)
         self.send = Send(self.dests, tunnels)
 
     def process(self, batch: PacketBatch) -> PacketBatch:
         """All nodes, one after the other."""
-        for node in (self.receive, self.bridge, self.send):
+        for node in (self.receive, self.proxy, self.bridge, self.send):
             node.process(batch)
         return batch
 
