@@ -28,13 +28,74 @@ CaptureWriter
     __init__(target: Writable, *, format: str = 'pcap', links: Sequence[int] = (1,), snaplen: int = 262144)
     close() -> None
     write(batch: PacketBatch) -> None
+Dataplane
+    __init__(spec: NodeSpec) -> None
+    apply(spec: NodeSpec) -> int
+    delete_neighbour(vni: int, address: str) -> bool
+    delete_station(vni: int, mac: str) -> bool
+    neighbours() -> Iterator[dict[str, object]]
+    number_of(port: str) -> int
+    offer(port: str, *frames: bytes, now_ns: int = 0) -> list[tuple[str, bytes]]
+    property port_names
+    property ports
+    process(batch: PacketBatch) -> PacketBatch
+    set_neighbour(vni: int, address: str, mac: str, place: str | None = None) -> None
+    set_station(vni: int, mac: str, place: str) -> None
+    property spec
+    stations() -> Iterator[dict[str, object]]
+    stats() -> PlaneStats
+    verify() -> Drift
 Decapsulated
     vni: int
     inner: memoryview
     outer: Outer
     to_scapy() -> Any
+Drift
+    missing: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+EndpointSpec
+    port: str | None = None
+    vtep: str | None = None
+    mac: str | None = None
+    ip: tuple[str, ...] = ()
+    router: bool = False
+    property address
 FilterError (VxlanFastError, ValueError)
 MissingLibraryError (VxlanFastError, ImportError)
+NetworkSpec
+    name: str
+    vni: int
+    subnet: tuple[str, ...] = ()
+    gateway: tuple[str, ...] = ()
+    gateway_mac: str | None = None
+    learn: bool = True
+    flood: str = 'head-end'
+    proxy: bool = False
+    unknown_neighbours: str = 'flood'
+    tags: bool = False
+    gbp: bool = False
+    bum_rate: int = 0
+    learned_limit: int = 8192
+    endpoint: tuple[EndpointSpec, ...] = ()
+    peer: tuple[PeerSpec, ...] = ()
+    property members
+    property ports
+NodeSpec
+    vtep: tuple[str, ...]
+    name: str = 'node'
+    port: int = 4789
+    ageing_s: int = 300
+    stations: int = 131072
+    neighbours: int = 65536
+    ttl: int = 64
+    dscp: int | str = 0
+    df: bool = False
+    udp_csum: str = 'auto'
+    zero_csum6: bool = False
+    seed: int = 0
+    network: tuple[NetworkSpec, ...] = ()
+    property ports
+    vtep_for(other: str) -> str
 NotVxlan (VxlanFastError, ValueError)
     __init__(message: str, *, verdict: int) -> None
 Outer
@@ -74,6 +135,21 @@ PacketBatch
     property verdict
     property vni
     property wire_lengths
+PeerSpec
+    vtep: str
+    flood: bool = True
+PlaneStats
+    packets: int
+    passed: int
+    sent: int
+    flooded: int
+    copies: int
+    answered: int
+    drops: Mapping[Verdict, int]
+    send_drops: Mapping[Verdict, int]
+    ports: Mapping[str, Traffic]
+    peers: Mapping[Place, Traffic]
+    fdb: Mapping[str, int] = dict()
 SpecError (VxlanFastError, ValueError)
 Stats
     verb: str
@@ -104,6 +180,13 @@ Survey
     networks: tuple[Network, ...]
     stats: Stats
     as_dict() -> dict[str, object]
+TableFullError (VxlanFastError)
+Traffic
+    rx_packets: int = 0
+    rx_bytes: int = 0
+    tx_packets: int = 0
+    tx_bytes: int = 0
+    drops: int = 0
 TunnelSpec
     vni: int
     src: str
@@ -218,7 +301,9 @@ encap_file(
     watch: Watch | None = None,
 ) -> Stats
 encap_with(tunnel: TunnelSpec, frame: Buffer) -> bytes
+load_spec(path: str | PathLike[str]) -> NodeSpec
 open_capture(target: Readable, *, count: int | None = None) -> Capture
+parse_spec(text: str, source: str = 'node.toml') -> NodeSpec
 restore_file(
     source: Readable,
     target: Writable,
@@ -269,6 +354,7 @@ def signature(function: object) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
             keyword_only = True
             parts.append("*")
+        keyword_only |= parameter.kind is parameter.VAR_POSITIONAL
         stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
         text = stars + parameter.name
         # The core says its types in its .pyi files.

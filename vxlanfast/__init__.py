@@ -18,13 +18,16 @@ TYPE_CHECKING = False
 _HOME = {
     "Capture": "capture", "CaptureWriter": "capture", "open_capture": "capture",
     "CaptureError": "errors", "FilterError": "errors", "MissingLibraryError": "errors", "NotVxlan": "errors",
-    "OutputError": "errors", "SpecError": "errors", "VxlanFastError": "errors",
+    "OutputError": "errors", "SpecError": "errors", "TableFullError": "errors", "VxlanFastError": "errors",
     "Decapsulated": "frame", "Outer": "frame", "decap": "frame", "decap_batch": "frame", "encap": "frame",
     "encap_batch": "frame", "encap_with": "frame",
     "decap_file": "files", "encap_file": "files", "restore_file": "files",
     "split_file": "split", "survey_file": "survey", "Survey": "survey",
     "PacketBatch": "_ext.batch", "Verdict": "_ext.verdict",
     "Stats": "stats", "TunnelSpec": "spec",
+    "Dataplane": "dataplane", "Drift": "dataplane", "PlaneStats": "dataplane", "Traffic": "dataplane",
+    "EndpointSpec": "node_spec", "NetworkSpec": "node_spec", "NodeSpec": "node_spec", "PeerSpec": "node_spec",
+    "load_spec": "node_spec", "parse_spec": "node_spec",
 }  # fmt: skip
 
 __all__ = sorted(_HOME)
@@ -35,12 +38,17 @@ if TYPE_CHECKING:
     from vxlanfast.capture import Capture as Capture
     from vxlanfast.capture import CaptureWriter as CaptureWriter
     from vxlanfast.capture import open_capture as open_capture
+    from vxlanfast.dataplane import Dataplane as Dataplane
+    from vxlanfast.dataplane import Drift as Drift
+    from vxlanfast.dataplane import PlaneStats as PlaneStats
+    from vxlanfast.dataplane import Traffic as Traffic
     from vxlanfast.errors import CaptureError as CaptureError
     from vxlanfast.errors import FilterError as FilterError
     from vxlanfast.errors import MissingLibraryError as MissingLibraryError
     from vxlanfast.errors import NotVxlan as NotVxlan
     from vxlanfast.errors import OutputError as OutputError
     from vxlanfast.errors import SpecError as SpecError
+    from vxlanfast.errors import TableFullError as TableFullError
     from vxlanfast.errors import VxlanFastError as VxlanFastError
     from vxlanfast.files import decap_file as decap_file
     from vxlanfast.files import encap_file as encap_file
@@ -52,6 +60,12 @@ if TYPE_CHECKING:
     from vxlanfast.frame import encap as encap
     from vxlanfast.frame import encap_batch as encap_batch
     from vxlanfast.frame import encap_with as encap_with
+    from vxlanfast.node_spec import EndpointSpec as EndpointSpec
+    from vxlanfast.node_spec import NetworkSpec as NetworkSpec
+    from vxlanfast.node_spec import NodeSpec as NodeSpec
+    from vxlanfast.node_spec import PeerSpec as PeerSpec
+    from vxlanfast.node_spec import load_spec as load_spec
+    from vxlanfast.node_spec import parse_spec as parse_spec
     from vxlanfast.spec import TunnelSpec as TunnelSpec
     from vxlanfast.split import split_file as split_file
     from vxlanfast.stats import Stats as Stats

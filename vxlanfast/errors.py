@@ -14,6 +14,7 @@ __all__ = [
     "NotVxlan",
     "OutputError",
     "SpecError",
+    "TableFullError",
     "VxlanFastError",
 ]
 
@@ -69,6 +70,10 @@ class SpecError(VxlanFastError, ValueError):
     """A configuration value that makes no sense."""
 
     exit_code = 2
+
+
+class TableFullError(VxlanFastError):
+    """A table of fixed capacity has no room for another authoritative entry; the message says which and how many."""
 
 
 class NotVxlan(VxlanFastError, ValueError):

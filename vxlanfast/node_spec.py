@@ -1,0 +1,333 @@
+"""What a node is to be, as frozen data: its VTEP, its networks, who lives where. Read from ``node.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from ipaddress import ip_network
+from os import PathLike, fspath
+from typing import Any
+
+from vxlanfast.addr import VNI_MAX, mac_of_ip, parse_ip, parse_mac
+from vxlanfast.errors import SpecError
+from vxlanfast.spec import DEFAULT_PORT, check_port
+
+#: The port by which packets of the underlay come and go.
+UNDERLAY = "underlay"
+FLOODS = ("head-end", "off")
+UNKNOWN_NEIGHBOURS = ("flood", "swallow")
+#: What an entry may be: ports of a node, and networks, have 16-bit numbers.
+PORTS_MAX = 65535
+NETWORKS_MAX = 65535
+
+
+def _rule(key: str, value: object, rule: str) -> SpecError:
+    return SpecError(f"{key} = {value!r}: {rule}")
+
+
+def _among(key: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise _rule(key, value, f"{least} to {most}")
+
+
+def _address(key: str, text: str) -> bytes:
+    try:
+        return parse_ip(text)
+    except SpecError:
+        raise _rule(key, text, "an IPv4 or IPv6 address") from None
+
+
+def _is_address(text: str) -> bool:
+    with suppress(SpecError):
+        return bool(parse_ip(text))
+    return False
+
+
+def _station(key: str, text: str) -> bytes:
+    try:
+        mac = parse_mac(text)
+    except SpecError:
+        raise _rule(key, text, "six pairs of hex digits, such as 02:42:c0:00:02:01") from None
+    if mac[0] & 1 or not any(mac):
+        raise _rule(key, text, "the address of one station, neither zero nor a group's")
+    return mac
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSpec:
+    """A station: behind a ``port`` of this node, or at another ``vtep``.
+
+    ``mac`` None: 02:42 and the first IPv4 address, as Swarm has it; of a port without either it is learned. ``ip``: its
+    addresses.
+    """
+
+    port: str | None = None
+    vtep: str | None = None
+    mac: str | None = None
+    ip: tuple[str, ...] = ()
+    router: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.port is None) == (self.vtep is None):
+            raise SpecError("endpoint: either port (here) or vtep (elsewhere)")
+        if self.port == UNDERLAY:
+            raise _rule("port", self.port, "the underlay's own name")
+        if self.port is not None and _is_address(self.port):
+            raise _rule("port", self.port, "a name; an address is another VTEP's")
+        if self.vtep is not None:
+            _address("vtep", self.vtep)
+        for text in self.ip:
+            _address("ip", text)
+        if self.mac is not None:
+            _station("mac", self.mac)
+        elif self.address is None and (self.vtep is not None or self.ip):
+            raise SpecError("endpoint: a mac, or an IPv4 address to make it of")
+
+    @property
+    def address(self) -> bytes | None:
+        """Its MAC; None: it will be learned."""
+        if self.mac is not None:
+            return parse_mac(self.mac)
+        four = next((packed for packed in map(parse_ip, self.ip) if len(packed) == 4), None)
+        return None if four is None else mac_of_ip(four)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSpec:
+    """A VTEP that is a member of the network: frames from it are let in. ``flood``: it gets broadcasts."""
+
+    vtep: str
+    flood: bool = True
+
+    def __post_init__(self) -> None:
+        _address("vtep", self.vtep)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """One network: a VNI, its policies, its endpoints and the VTEPs that are members.
+
+    ``flood``: "head-end" sends broadcasts, multicast and what has no entry to every member, "off" to our ports alone
+    (what Swarm does). ``proxy``: ARP and neighbour discovery are answered from the endpoints' addresses;
+    ``unknown_neighbours``: what of them has no entry, "flood" or "swallow". ``tags``: inner VLAN tags pass. ``gbp``:
+    group policy bits are no reserved bits. ``bum_rate``: flooded frames a second, 0 for all. ``learned_limit``: MACs.
+    The VTEP of an endpoint is a member, as if a ``peer`` named it.
+    """
+
+    name: str
+    vni: int
+    subnet: tuple[str, ...] = ()
+    gateway: tuple[str, ...] = ()
+    gateway_mac: str | None = None
+    learn: bool = True
+    flood: str = "head-end"
+    proxy: bool = False
+    unknown_neighbours: str = "flood"
+    tags: bool = False
+    gbp: bool = False
+    bum_rate: int = 0
+    learned_limit: int = 8192
+    endpoint: tuple[EndpointSpec, ...] = ()
+    peer: tuple[PeerSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        _among("vni", self.vni, 0, VNI_MAX)
+        if self.flood not in FLOODS:
+            raise _rule("flood", self.flood, " or ".join(FLOODS))
+        if self.unknown_neighbours not in UNKNOWN_NEIGHBOURS:
+            raise _rule("unknown_neighbours", self.unknown_neighbours, " or ".join(UNKNOWN_NEIGHBOURS))
+        _among("bum_rate", self.bum_rate, 0, 1_000_000_000)
+        _among("learned_limit", self.learned_limit, 0, 1 << 24)
+        for text in self.subnet:
+            try:
+                ip_network(text)
+            except ValueError:
+                raise _rule("subnet", text, "a prefix without host bits, such as 10.0.9.0/24") from None
+        for text in self.gateway:
+            _address("gateway", text)
+        if self.gateway_mac is not None:
+            _station("gateway_mac", self.gateway_mac)
+        self._check_addresses()
+
+    def _check_addresses(self) -> None:
+        """No two stations with one address, and no member VTEP twice."""
+        seen: dict[bytes, str] = {parse_ip(text): f"gateway {text}" for text in self.gateway}
+        places: dict[bytes, EndpointSpec] = {}
+        for endpoint in self.endpoint:
+            for text in endpoint.ip:
+                packed = parse_ip(text)
+                if packed in seen:
+                    raise _rule("ip", text, f"taken already, by {seen[packed]}")
+                seen[packed] = f"endpoint {text}"
+            mac = endpoint.address
+            if mac is not None and mac in places:
+                raise _rule("mac", mac.hex(":"), "two endpoints have it")
+            if mac is not None:
+                places[mac] = endpoint
+        vteps = [parse_ip(peer.vtep) for peer in self.peer]
+        for peer, packed in zip(self.peer, vteps, strict=True):
+            if vteps.count(packed) > 1:
+                raise _rule("peer", peer.vtep, "given twice")
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """Names of its ports, each once, in order."""
+        return tuple(dict.fromkeys(e.port for e in self.endpoint if e.port is not None))
+
+    @property
+    def members(self) -> dict[str, bool]:
+        """VTEPs that are members, and whether they get what is flooded."""
+        named = {parse_ip(peer.vtep): (peer.vtep, peer.flood) for peer in self.peer}
+        for endpoint in self.endpoint:
+            if endpoint.vtep is not None:
+                named.setdefault(parse_ip(endpoint.vtep), (endpoint.vtep, True))
+        return dict(named.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpec:
+    """A node: its VTEP addresses (at most one of each family), its tunnels' settings, its networks.
+
+    ``port``: UDP port of both directions. ``ageing_s``: learned MACs that are silent so long go, 0 for never.
+    ``stations``, ``neighbours``: capacity of the tables. ``udp_csum``, ``ttl``, ``dscp``, ``df``, ``seed``: as TunnelSpec
+    has them. ``zero_csum6``: a zero checksum over IPv6 is accepted (RFC 6935).
+    """
+
+    vtep: tuple[str, ...]
+    name: str = "node"
+    port: int = DEFAULT_PORT
+    ageing_s: int = 300
+    stations: int = 1 << 17
+    neighbours: int = 1 << 16
+    ttl: int = 64
+    dscp: int | str = 0
+    df: bool = False
+    udp_csum: str = "auto"
+    zero_csum6: bool = False
+    seed: int = 0
+    network: tuple[NetworkSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = [len(_address("vtep", text)) for text in self.vtep]
+        if not sizes or len(set(sizes)) < len(sizes):
+            raise _rule("vtep", list(self.vtep), "one address of a family, one or both families")
+        check_port(self.port, "port")
+        _among("ageing_s", self.ageing_s, 0, 1 << 31)
+        _among("stations", self.stations, 1, 1 << 28)
+        _among("neighbours", self.neighbours, 1, 1 << 28)
+        _among("network", len(self.network), 0, NETWORKS_MAX)
+        owners: dict[str, str] = {}
+        vnis: dict[int, str] = {}
+        for network in self.network:
+            if network.vni in vnis:
+                raise _rule("vni", network.vni, f"networks {vnis[network.vni]} and {network.name} both have it")
+            vnis[network.vni] = network.name
+            for port in network.ports:
+                if port in owners:
+                    raise _rule("port", port, f"networks {owners[port]} and {network.name} both have it")
+                owners[port] = network.name
+            for member in network.members:
+                if len(parse_ip(member)) not in sizes:
+                    raise _rule("vtep", member, f"network {network.name}: this node has no VTEP address of that family")
+                if parse_ip(member) in map(parse_ip, self.vtep):
+                    raise _rule("vtep", member, f"network {network.name}: it is this node's own")
+        _among("port", len(owners), 0, PORTS_MAX)
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """Every port's name, by number: the underlay's is 0."""
+        return (UNDERLAY, *(port for network in self.network for port in network.ports))
+
+    def vtep_for(self, other: str) -> str:
+        """Our address of the other's family."""
+        size = len(parse_ip(other))
+        return next(text for text in self.vtep if len(parse_ip(text)) == size)
+
+
+_NESTED = {"network": NetworkSpec, "endpoint": EndpointSpec, "peer": PeerSpec}
+_KINDS = {"str": str, "int": int, "bool": bool}
+
+
+def _words(kind: str) -> str:
+    return {"str": "a text", "int": "a whole number", "bool": "true or false"}[kind]
+
+
+def _value(key: str, value: Any, kind: str) -> Any:
+    """``value`` as a field of that type takes it."""
+    if kind.startswith("tuple"):
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise _rule(key, value, "a text, or a list of them")
+        return tuple(texts)
+    allowed = [part for part in kind.split(" | ") if part != "None"]
+    # A TOML true is no number, whatever Python thinks.
+    if not any(type(value) is _KINDS[part] for part in allowed):
+        raise _rule(key, value, " or ".join(map(_words, allowed)))
+    return value
+
+
+def _make(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
+    """A spec out of a table of a TOML file; ``where`` is said in front of what is wrong."""
+    known = {field.name: str(field.type) for field in fields(kind)}
+    made = {}
+    try:
+        for key, value in table.items():
+            if key not in known:
+                raise SpecError(f"{key}: no such key; there are {', '.join(known)}")
+            if key in _NESTED:
+                if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+                    raise SpecError(f"{key}: a table in double brackets for each, [[{key}]]")
+                made[key] = tuple(_nested(key, value))
+            else:
+                made[key] = _value(key, value, known[key])
+        missing = [f.name for f in fields(kind) if f.name not in made and f.name in _required(kind)]
+        if missing:
+            raise SpecError(f"{missing[0]}: missing")
+        return kind(**made)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def _required(kind: type[Any]) -> set[str]:
+    from dataclasses import MISSING
+
+    return {field.name for field in fields(kind) if field.default is MISSING}
+
+
+def _nested(key: str, tables: list[dict[str, Any]]) -> Iterator[Any]:
+    for number, table in enumerate(tables, 1):
+        name = table.get("name")
+        yield _make(_NESTED[key], table, f"[[{key}]] {name if isinstance(name, str) else number}")
+
+
+def parse_spec(text: str, source: str = "node.toml") -> NodeSpec:
+    """A node's spec out of TOML; ``source`` is the name that errors begin with. SpecError: file, key, value and rule."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{source}: {error}") from None
+    unknown = table.keys() - {"node", "network"}
+    if unknown:
+        raise SpecError(f"{source}: {min(unknown)}: no such table; there are [node] and [[network]]")
+    node = table.get("node", {})
+    if not isinstance(node, dict):
+        raise SpecError(f"{source}: node: a table, [node]")
+    if "network" in node:
+        raise SpecError(f"{source}: [node]: network: it stands beside, as [[network]]")
+    if "network" in table:
+        node = {**node, "network": table["network"]}
+    spec: NodeSpec = _make(NodeSpec, node, source)
+    return spec
+
+
+def load_spec(path: str | PathLike[str]) -> NodeSpec:
+    """The spec in a file. SpecError: it cannot be read, or says what cannot be."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return parse_spec(file.read(), fspath(path))
+    except OSError as error:
+        raise SpecError(f"{fspath(path)}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{fspath(path)}: byte {error.start} is not UTF-8") from None
