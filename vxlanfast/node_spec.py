@@ -191,8 +191,8 @@ class NodeSpec:
     """A node: its VTEP addresses (at most one of each family), its tunnels' settings, its networks.
 
     ``port``: UDP port of both directions. ``ageing_s``: learned MACs that are silent so long go, 0 for never.
-    ``stations``, ``neighbours``: capacity of the tables. ``udp_csum``, ``ttl``, ``dscp``, ``df``, ``seed``: as TunnelSpec
-    has them. ``zero_csum6``: a zero checksum over IPv6 is accepted (RFC 6935).
+    ``stations``, ``neighbours``: capacity of the tables. ``udp_csum``, ``ttl``, ``dscp``, ``df``, ``seed``: as in
+    TunnelSpec. ``zero_csum6``: a zero checksum over IPv6 is accepted (RFC 6935).
     """
 
     vtep: tuple[str, ...]
@@ -303,7 +303,7 @@ def _nested(key: str, tables: list[dict[str, Any]]) -> Iterator[Any]:
 
 
 def parse_spec(text: str, source: str = "node.toml") -> NodeSpec:
-    """A node's spec out of TOML; ``source`` is the name that errors begin with. SpecError: file, key, value and rule."""
+    """A node's spec out of TOML; ``source`` begins every error. SpecError: file, key, value and rule, in one line."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
