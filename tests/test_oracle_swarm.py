@@ -1,4 +1,4 @@
-"""A real Swarm's ARP, frame by frame: what its tasks sent, through a plane with its settings, gives the answers it gave."""
+"""A real Swarm's ARP, frame by frame: what its tasks sent, through a plane like it, gives the answers it gave."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def host(number: int) -> tuple[vf.NodeSpec, dict[str, str]]:
     fdb = text[text.index("##### bridge -d fdb\n") : text.index("##### bridge -d -s fdb")]
     vteps = dict(re.findall(r"^(\S+) dev vxlan0 dst (\S+) .*self permanent$", fdb, re.MULTILINE))
     neighbours = dict(re.findall(r"^(\S+) dev vxlan0 lladdr (\S+) PERMANENT", text, re.MULTILINE))
-    local = {
-        mac: port for mac, port in re.findall(r"^(02:42:\S+) dev (veth\d) master br0 $", fdb, re.MULTILINE)
-    }
+    local = dict(re.findall(r"^(02:42:\S+) dev (veth\d) master br0 $", fdb, re.MULTILINE))
     gateway = re.search(r"br0: .*\n\s+link/ether (\S+)", text)[1]
     address = {mac: ".".join(str(int(part, 16)) for part in mac.split(":")[2:]) for mac in local}
     network = vf.NetworkSpec(
