@@ -45,7 +45,7 @@ def arp_of(number: int, port: str) -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_arp(number: int) -> None:
-    """Every ARP frame of every task: the same replies come back from elsewhere and the gateway, and none crosses a tunnel."""
+    """Every ARP frame of every task: the same replies from elsewhere and the gateway, and none crosses a tunnel."""
     spec, local = host(number)
     plane = vf.Dataplane(spec)
     far = {mac for mac in (row["mac"] for row in plane.neighbours()) if mac not in local}
