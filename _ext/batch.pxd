@@ -35,6 +35,7 @@ cdef struct Columns:
     uint16_t *outer_l3      # offsets in the frame at `outer`, valid where there is one
     uint16_t *outer_l4
     uint8_t *verdict
+    uint8_t *rule           # in the plane: why it goes there
     uint8_t *head_len
     uint32_t *order         # with `ordered`: the row numbers in the order they leave
     uint32_t n_order
@@ -139,6 +140,7 @@ cdef inline void row_copy(Columns *c, uint32_t src, uint32_t dst) noexcept nogil
     c.outer_l3[dst] = c.outer_l3[src]
     c.outer_l4[dst] = c.outer_l4[src]
     c.verdict[dst] = c.verdict[src]
+    c.rule[dst] = c.rule[src]
     c.head_len[dst] = c.head_len[src]
     c.note_off[dst] = c.note_off[src]
     c.note_len[dst] = c.note_len[src]

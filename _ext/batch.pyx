@@ -13,6 +13,7 @@ DEF_ARENA = 128 * 1024   # bytes: two of them and the columns stay in a core's s
 cdef enum:
     ROWS_MAX = 1 << 24
     ALIGN = 64
+    NOTE_MAX = 4096
 
 
 cdef bint regrow(void **p, uint64_t used, uint64_t want) noexcept nogil:
@@ -49,7 +50,7 @@ cdef int batch_grow_rows(Columns *c, uint32_t rows) noexcept nogil:
             and regrow(<void **>&c.port_out, n * 2, m * 2) and regrow(<void **>&c.l3, n * 2, m * 2)
             and regrow(<void **>&c.l4, n * 2, m * 2) and regrow(<void **>&c.outer_l3, n * 2, m * 2)
             and regrow(<void **>&c.outer_l4, n * 2, m * 2) and regrow(<void **>&c.verdict, n, m)
-            and regrow(<void **>&c.head_len, n, m)
+            and regrow(<void **>&c.head_len, n, m) and regrow(<void **>&c.rule, n, m)
             and regrow(<void **>&c.note_off, n * 4, m * 4) and regrow(<void **>&c.note_len, n * 4, m * 4)
             and regrow(<void **>&c.order, <uint64_t>c.n_order * 4, m * 4)
             # The last slot's header bytes are copied in whole steps as well: slack behind it, as behind the arena.
@@ -148,8 +149,9 @@ cdef class PacketBatch:
         for p in (<size_t>c.off, <size_t>c.len, <size_t>c.wire_len, <size_t>c.rec, <size_t>c.outer, <size_t>c.vni,
                   <size_t>c.flow, <size_t>c.ts_ns, <size_t>c.link, <size_t>c.port_in, <size_t>c.port_out, <size_t>c.net,
                   <size_t>c.origin, <size_t>c.dest, <size_t>c.l3,
-                  <size_t>c.l4, <size_t>c.outer_l3, <size_t>c.outer_l4, <size_t>c.verdict, <size_t>c.head_len, <size_t>c.note_off, <size_t>c.note_len, <size_t>c.order, <size_t>c.head,
-                  <size_t>c.arena, <size_t>c.block_row, <size_t>c.block_off, <size_t>c.block_len):
+                  <size_t>c.l4, <size_t>c.outer_l3, <size_t>c.outer_l4, <size_t>c.verdict, <size_t>c.rule, <size_t>c.head_len,
+                  <size_t>c.note_off, <size_t>c.note_len, <size_t>c.order, <size_t>c.head, <size_t>c.arena,
+                  <size_t>c.block_row, <size_t>c.block_off, <size_t>c.block_len):
             free(<void *><size_t>p)
 
     @classmethod
@@ -265,6 +267,26 @@ cdef class PacketBatch:
             if self.c.port_out[i]:
                 self.c.port_out[i] = table[self.c.port_out[i] - 1] if self.c.port_out[i] <= n else 0
 
+    def enter_by(self, ports):
+        """``port_in`` as a capture has it, a number of an interface, becomes ``ports`` of it; 65535 where there is none."""
+        cdef uint32_t i, n = len(ports)
+        cdef uint16_t table[65536]
+        if n > 65536:
+            raise ValueError(f"{n} interfaces: at most 65536")
+        for i in range(n):
+            table[i] = ports[i]
+        for i in range(self.c.n):
+            self.c.port_in[i] = table[self.c.port_in[i]] if self.c.port_in[i] < n else 0xFFFF
+
+    def leave_by_ports(self):
+        """Rows leave by the interface of a capture that has one for each port, in their order: ``port_out`` counts from 1."""
+        cdef uint32_t i
+        if not self.c.noted:
+            self.note({})
+        self.c.ts_touched = True  # times are nanoseconds there, whatever the records have
+        for i in range(self.c.n):
+            self.c.port_out[i] += 1
+
     def blocks(self):
         """The blocks that came with the batch and are no packets (pcapng), as bytes, in order."""
         cdef uint32_t i
@@ -304,6 +326,39 @@ cdef class PacketBatch:
         cdef uint32_t k
         return [row_at(&self.c, k) for k in range(row_count(&self.c)) if self.c.verdict[row_at(&self.c, k)] == 0]
 
+    def sources(self):
+        """For each row in leaving order, dropped ones as well: (row, the row that came in of which it was made)."""
+        cdef uint32_t k, i, source = 0
+        out = []
+        for k in range(row_count(&self.c)):
+            i = row_at(&self.c, k)
+            if i < self.c.n_source:
+                source = i
+            out.append((i, source))
+        return out
+
+    def note(self, notes):
+        """Comments for pcapng, one or more lines each: ``{row: text}``. BufferError while a view of the batch is alive."""
+        cdef Columns *c = &self.c
+        cdef uint32_t i
+        cdef uint64_t n
+        self._require_idle("write notes into")
+        for i in range(c.n):
+            c.note_len[i] = 0
+        for row, text in notes.items():
+            if not 0 <= row < c.n:
+                raise IndexError(f"row {row} of a batch of {c.n}")
+            raw = text.encode()[:NOTE_MAX]
+            n = len(raw)
+            # As an option: code 1, length, text, padding (pcapng §3.5).
+            option = b"\1\0" + int(n).to_bytes(2, "little") + raw + bytes(-n & 3)
+            self.reserve_arena(c.arena_len + len(option))
+            memcpy(c.arena + c.arena_len, <const char *>option, len(option))
+            c.note_off[row] = <uint32_t>c.arena_len
+            c.note_len[row] = len(option)
+            c.arena_len += len(option)
+        c.noted = True
+
     def counts(self):
         """Rows by verdict: ``{Verdict: rows}`` of those that occur."""
         from vxlanfast._ext.verdict import Verdict
@@ -339,6 +394,21 @@ cdef class PacketBatch:
     def port_out(self):
         """u16, writable: the port a row leaves by."""
         return column(self, self.c.port_out, b"H", 2, True)
+
+    @property
+    def rule(self):
+        """u8: why a row that left the plane goes where it goes (see Rule)."""
+        return column(self, self.c.rule, b"B", 1, False)
+
+    @property
+    def origin(self):
+        """u32: in the plane, the number of the destination a row came from."""
+        return column(self, self.c.origin, b"I", 4, False)
+
+    @property
+    def dest(self):
+        """u32: in the plane, the number of the destination a row goes to."""
+        return column(self, self.c.dest, b"I", 4, False)
 
     @property
     def port_in(self):

@@ -61,11 +61,51 @@ cpdef enum Verdict:
     DROP_NO_ENTRY = 84
     DROP_NO_RECEIVER = 85
     DROP_BUM_RATE = 86
+    DROP_GROUP_EMPTY = 87
+    DROP_OVER_MTU = 88
     # DROP, ARP and neighbour discovery.
     DROP_NEIGH_FALSE = 96
     DROP_NEIGH_UNKNOWN = 97
+    # DROP, to the gateway.
+    DROP_GATEWAY_REMOTE = 100
+    DROP_GATEWAY_REFUSED = 101
+    DROP_MARTIAN = 102
+    DROP_TTL = 103
+    DROP_NO_ROUTE = 104
+    DROP_NO_NEIGHBOUR = 105
+
+
+cpdef enum Rule:
+    """Why a row that leaves the plane goes where it goes."""
+    RULE_NONE = 0
+    # One way, or several.
+    RULE_ENTRY = 1
+    RULE_PLACES = 2
+    RULE_LEARNED = 3
+    RULE_SET = 4
+    # Flooded.
+    RULE_BROADCAST = 8
+    RULE_UNKNOWN = 9
+    RULE_MULTICAST = 10
+    RULE_GROUP = 11
+    RULE_REPORT = 12
+    # The row is an answer to the frame that came.
+    RULE_ARP = 16
+    RULE_ND = 17
+    RULE_ECHO = 18
+    # Changed on its way.
+    RULE_ROUTED = 24
+    RULE_FRAGMENTED = 25
+    # The row is an ICMP error about the frame that came, and that frame goes no further.
+    RULE_TTL = 32
+    RULE_NO_ROUTE = 33
+    RULE_NO_NEIGHBOUR = 34
+    RULE_REFUSED = 35
+    RULE_TOO_BIG = 36
 
 cdef enum:
+    RULE_COUNT = 64
+    RULE_ERROR_FIRST = 32
     VERDICT_PUNT_FIRST = 1
     VERDICT_DROP_FIRST = 16
     VERDICT_COUNT = 128  # every verdict is below this: the size of a counter block

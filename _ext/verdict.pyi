@@ -48,9 +48,40 @@ class Verdict(IntEnum):
     DROP_NO_ENTRY = 84
     DROP_NO_RECEIVER = 85
     DROP_BUM_RATE = 86
+    DROP_GROUP_EMPTY = 87
+    DROP_OVER_MTU = 88
     DROP_NEIGH_FALSE = 96
     DROP_NEIGH_UNKNOWN = 97
+    DROP_GATEWAY_REMOTE = 100
+    DROP_GATEWAY_REFUSED = 101
+    DROP_MARTIAN = 102
+    DROP_TTL = 103
+    DROP_NO_ROUTE = 104
+    DROP_NO_NEIGHBOUR = 105
+
+class Rule(IntEnum):
+    RULE_NONE = 0
+    RULE_ENTRY = 1
+    RULE_PLACES = 2
+    RULE_LEARNED = 3
+    RULE_SET = 4
+    RULE_BROADCAST = 8
+    RULE_UNKNOWN = 9
+    RULE_MULTICAST = 10
+    RULE_GROUP = 11
+    RULE_REPORT = 12
+    RULE_ARP = 16
+    RULE_ND = 17
+    RULE_ECHO = 18
+    RULE_ROUTED = 24
+    RULE_FRAGMENTED = 25
+    RULE_TTL = 32
+    RULE_NO_ROUTE = 33
+    RULE_NO_NEIGHBOUR = 34
+    RULE_REFUSED = 35
+    RULE_TOO_BIG = 36
 
 SENTENCES: dict[Verdict, str]
+RULES: dict[Rule, str]
 
 def sentence(verdict: int) -> str: ...

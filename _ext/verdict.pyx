@@ -1,4 +1,4 @@
-"""Verdicts and their sentences: one symbol, one human sentence, counted and never raised."""
+"""Verdicts, rules and their sentences: one symbol, one human sentence, counted and never raised."""
 
 SENTENCES = {
     Verdict.PASS: "passed",
@@ -48,8 +48,39 @@ SENTENCES = {
     Verdict.DROP_NO_ENTRY: "no forwarding entry, and the network does not flood",
     Verdict.DROP_NO_RECEIVER: "nobody to flood to",
     Verdict.DROP_BUM_RATE: "broadcast, unknown unicast and multicast over the network's rate",
+    Verdict.DROP_GROUP_EMPTY: "nobody joined its multicast group",
+    Verdict.DROP_OVER_MTU: "longer than the overlay's MTU, and its sender cannot be told",
     Verdict.DROP_NEIGH_FALSE: "ARP or neighbour discovery that contradicts what is set, or is malformed",
     Verdict.DROP_NEIGH_UNKNOWN: "ARP or neighbour discovery for what the proxy does not know: not asked any further",
+    Verdict.DROP_GATEWAY_REMOTE: "to the gateway by a tunnel: every node has its own",
+    Verdict.DROP_GATEWAY_REFUSED: "to the gateway itself, which answers ping alone",
+    Verdict.DROP_MARTIAN: "IP source or destination that is never routed",
+    Verdict.DROP_TTL: "TTL or hop limit used up",
+    Verdict.DROP_NO_ROUTE: "no subnet of the network has its destination",
+    Verdict.DROP_NO_NEIGHBOUR: "its destination has no neighbour or forwarding entry",
+}
+
+RULES = {
+    Rule.RULE_NONE: "not decided",
+    Rule.RULE_ENTRY: "forwarding entry",
+    Rule.RULE_PLACES: "forwarding entry with several places",
+    Rule.RULE_LEARNED: "learned forwarding entry",
+    Rule.RULE_SET: "forwarding entry that was set",
+    Rule.RULE_BROADCAST: "flooded: broadcast",
+    Rule.RULE_UNKNOWN: "flooded: no forwarding entry",
+    Rule.RULE_MULTICAST: "flooded: multicast",
+    Rule.RULE_GROUP: "joined the multicast group, or routes multicast",
+    Rule.RULE_REPORT: "membership report, to those who route multicast and to peers",
+    Rule.RULE_ARP: "ARP answered from the neighbour table",
+    Rule.RULE_ND: "neighbour solicitation answered from the neighbour table",
+    Rule.RULE_ECHO: "the gateway answers ping",
+    Rule.RULE_ROUTED: "routed between subnets",
+    Rule.RULE_FRAGMENTED: "over the MTU: fragmented",
+    Rule.RULE_TTL: "ICMP time exceeded: TTL or hop limit used up",
+    Rule.RULE_NO_ROUTE: "ICMP unreachable: no subnet of the network has the destination",
+    Rule.RULE_NO_NEIGHBOUR: "ICMP unreachable: the destination has no neighbour or forwarding entry",
+    Rule.RULE_REFUSED: "ICMP port unreachable: the gateway answers ping alone",
+    Rule.RULE_TOO_BIG: "ICMP too big: longer than the overlay's MTU",
 }
 
 

@@ -220,7 +220,7 @@ def test_single_entries_and_drift() -> None:
         (lambda p: p.set_station(7, mac(1), "e10"), "VNI 7: no network of this node"),
         (lambda p: p.set_station(1 << 24, mac(1), "e10"), "VNI 16777216: no network"),
         (lambda p: p.set_station(42, mac(1), "e9"), "'e9': no port or member of VNI 42; there are e10, 192.0.2.2"),
-        (lambda p: p.set_station(42, "nonsense", "e10"), "MAC address 'nonsense'"),
+        (lambda p: p.set_station(42, "nonsense", "e10"), "mac = 'nonsense': six pairs"),
         (lambda p: p.offer("e9", bytes(60)), "port 'e9': there are underlay, e10"),
     ],
 )

@@ -98,8 +98,8 @@ def test_core(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "may"), [
-    ("__init__", {"_ext.batch", "_ext.verdict", "capture", "dataplane", "errors", "files", "frame", "node_spec", "spec",
-                  "split", "stats", "survey"}),
+    ("__init__", {"_ext.batch", "_ext.verdict", "capture", "dataplane", "errors", "explain", "files", "frame",
+                  "importers", "node_spec", "plane_stats", "replay", "spec", "split", "stats", "survey"}),
     ("errors", set()),
     ("linktypes", set()),
     ("ends", set()),
@@ -108,6 +108,9 @@ def test_core(path: Path) -> None:
     ("stats", {"_ext.verdict"}),
     ("spec", {"addr", "errors", "_ext.node.encap"}),
     ("node_spec", {"addr", "errors", "spec"}),
+    ("plane_stats", {"_ext.verdict"}),
+    ("foreign", {"addr", "errors"}),
+    ("importers", {"addr", "errors", "foreign", "node_spec", "spec"}),
 ])  # fmt: skip
 def test_lower_modules(name: str, may: set[str]) -> None:
     found = {module.removeprefix("vxlanfast.") for module in ours(ROOT / f"vxlanfast/{name}.py")}

@@ -53,7 +53,7 @@ def devices() -> dict[str, Vtep]:
         ("vxg", 0x0F, 4792, "10.0.0.2", "10.0.0.1", {"gbp": True}),
     ):
         made[name] = vtep = Vtep(local, {100: ([1], [peer])}, dport=dport, tags=True, **extra)
-        vtep.nets.set_gateway(0, 0, bytes([2, 0, 0, 0, 0, last]))
+        vtep.nets.set_gateway(0, bytes([2, 0, 0, 0, 0, last]), bytes(6))
     return made
 
 

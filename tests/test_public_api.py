@@ -33,33 +33,54 @@ Dataplane
     apply(spec: NodeSpec) -> int
     delete_neighbour(vni: int, address: str) -> bool
     delete_station(vni: int, mac: str) -> bool
+    explain(batch: PacketBatch, *, first: int = 1) -> list[Decision]
+    memberships() -> Iterator[dict[str, object]]
     neighbours() -> Iterator[dict[str, object]]
     number_of(port: str) -> int
     offer(port: str, *frames: bytes, now_ns: int = 0) -> list[tuple[str, bytes]]
+    place_names() -> dict[int, Place]
     property port_names
     property ports
-    process(batch: PacketBatch) -> PacketBatch
+    process(batch: PacketBatch, *, explain: bool = False) -> PacketBatch
     set_neighbour(vni: int, address: str, mac: str, place: str | None = None) -> None
-    set_station(vni: int, mac: str, place: str) -> None
+    set_station(vni: int, mac: str, *places: str) -> None
     property spec
+    station(vni: int, mac: str) -> dict[str, object] | None
     stations() -> Iterator[dict[str, object]]
     stats() -> PlaneStats
     verify() -> Drift
+    vni_of(port: str) -> int | None
+    property vteps
 Decapsulated
     vni: int
     inner: memoryview
     outer: Outer
     to_scapy() -> Any
+Decision
+    packet: int
+    ts_ns: int
+    port: str
+    vni: int | None
+    src: str | None
+    dst: str | None
+    to: str | None
+    place: str | None
+    name: str
+    reason: str
+    detail: str
+    length: int
+    as_dict() -> dict[str, object]
 Drift
     missing: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 EndpointSpec
     port: str | None = None
-    vtep: str | None = None
+    vtep: str | tuple[str, ...] | None = None
     mac: str | None = None
     ip: tuple[str, ...] = ()
     router: bool = False
     property address
+    property vteps
 FilterError (VxlanFastError, ValueError)
 MissingLibraryError (VxlanFastError, ImportError)
 NetworkSpec
@@ -76,10 +97,19 @@ NetworkSpec
     gbp: bool = False
     bum_rate: int = 0
     learned_limit: int = 8192
+    snoop: bool = True
+    mss_clamp: bool = False
     endpoint: tuple[EndpointSpec, ...] = ()
     peer: tuple[PeerSpec, ...] = ()
     property members
     property ports
+    property several
+NetworkTraffic
+    traffic: Traffic
+    strangers: int
+    flooded: int
+    copies: int
+    limited: int
 NodeSpec
     vtep: tuple[str, ...]
     name: str = 'node'
@@ -87,6 +117,9 @@ NodeSpec
     ageing_s: int = 300
     stations: int = 131072
     neighbours: int = 65536
+    memberships: int = 8192
+    mtu: int = 1500
+    router_mac: str | None = None
     ttl: int = 64
     dscp: int | str = 0
     df: bool = False
@@ -94,6 +127,9 @@ NodeSpec
     zero_csum6: bool = False
     seed: int = 0
     network: tuple[NetworkSpec, ...] = ()
+    property domains
+    overlay_mtu(vtep: str) -> int
+    property own_mac
     property ports
     vtep_for(other: str) -> str
 NotVxlan (VxlanFastError, ValueError)
@@ -117,6 +153,8 @@ PacketBatch
     clear()
     copy()
     counts()
+    property dest
+    enter_by(ports)
     property exports
     property flow
     frame(i)
@@ -125,12 +163,17 @@ PacketBatch
     property head_lengths
     property l3
     property l4
+    leave_by_ports()
     property lengths
     property link
+    note(notes)
     property offsets
+    property origin
     passed()
     property port_in
     property port_out
+    property rule
+    sources()
     property ts_ns
     property verdict
     property vni
@@ -145,11 +188,45 @@ PlaneStats
     flooded: int
     copies: int
     answered: int
+    errors: int
+    fragmented: int
+    fragments: int
+    clamped: int
     drops: Mapping[Verdict, int]
     send_drops: Mapping[Verdict, int]
+    rules: Mapping[Rule, int]
     ports: Mapping[str, Traffic]
     peers: Mapping[Place, Traffic]
+    networks: Mapping[int, NetworkTraffic]
     fdb: Mapping[str, int] = dict()
+Replayed
+    packets: int
+    written: int
+    stats: PlaneStats
+    interrupted: bool = False
+    warnings: tuple[str, ...] = ()
+    summary() -> str
+Rule (IntEnum)
+    RULE_NONE = 0
+    RULE_ENTRY = 1
+    RULE_PLACES = 2
+    RULE_LEARNED = 3
+    RULE_SET = 4
+    RULE_BROADCAST = 8
+    RULE_UNKNOWN = 9
+    RULE_MULTICAST = 10
+    RULE_GROUP = 11
+    RULE_REPORT = 12
+    RULE_ARP = 16
+    RULE_ND = 17
+    RULE_ECHO = 18
+    RULE_ROUTED = 24
+    RULE_FRAGMENTED = 25
+    RULE_TTL = 32
+    RULE_NO_ROUTE = 33
+    RULE_NO_NEIGHBOUR = 34
+    RULE_REFUSED = 35
+    RULE_TOO_BIG = 36
 SpecError (VxlanFastError, ValueError)
 Stats
     verb: str
@@ -187,6 +264,7 @@ Traffic
     tx_packets: int = 0
     tx_bytes: int = 0
     drops: int = 0
+    tx_drops: int = 0
 TunnelSpec
     vni: int
     src: str
@@ -252,8 +330,16 @@ Verdict (IntEnum)
     DROP_NO_ENTRY = 84
     DROP_NO_RECEIVER = 85
     DROP_BUM_RATE = 86
+    DROP_GROUP_EMPTY = 87
+    DROP_OVER_MTU = 88
     DROP_NEIGH_FALSE = 96
     DROP_NEIGH_UNKNOWN = 97
+    DROP_GATEWAY_REMOTE = 100
+    DROP_GATEWAY_REFUSED = 101
+    DROP_MARTIAN = 102
+    DROP_TTL = 103
+    DROP_NO_ROUTE = 104
+    DROP_NO_NEIGHBOUR = 105
 VxlanFastError (Exception)
 decap(
     packet: Buffer,
@@ -302,8 +388,20 @@ encap_file(
 ) -> Stats
 encap_with(tunnel: TunnelSpec, frame: Buffer) -> bytes
 load_spec(path: str | PathLike[str]) -> NodeSpec
+networks_from_docker(inspect: Json | Mapping[str, Json], *, host: str) -> tuple[NetworkSpec, ...]
 open_capture(target: Readable, *, count: int | None = None) -> Capture
 parse_spec(text: str, source: str = 'node.toml') -> NodeSpec
+replay_file(
+    plane: Dataplane,
+    source: Readable,
+    target: Writable | None = None,
+    *,
+    port: str | Mapping[str, str] | None = None,
+    explain: Callable[[Decision], object] | None = None,
+    meta: str = 'none',
+    count: int | None = None,
+    watch: Watch | None = None,
+) -> Replayed
 restore_file(
     source: Readable,
     target: Writable,
@@ -313,6 +411,21 @@ restore_file(
     count: int | None = None,
     watch: Watch | None = None,
 ) -> Stats
+spec_from_docker(
+    inspect: Json | Mapping[str, Json],
+    *,
+    vtep: str,
+    name: str = 'node',
+    port: int = 4789,
+) -> NodeSpec
+spec_from_host(
+    links: Json,
+    fdb: Json,
+    neigh: Json = (),
+    *,
+    vtep: Sequence[str] = (),
+    name: str = 'node',
+) -> NodeSpec
 split_file(
     source: Readable,
     pattern: str | os.PathLike[str],
@@ -340,6 +453,7 @@ survey_file(
     count: int | None = None,
     watch: Watch | None = None,
 ) -> Survey
+to_toml(spec: NodeSpec) -> str
 """
 
 

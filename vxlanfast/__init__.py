@@ -23,25 +23,26 @@ _HOME = {
     "encap_batch": "frame", "encap_with": "frame",
     "decap_file": "files", "encap_file": "files", "restore_file": "files",
     "split_file": "split", "survey_file": "survey", "Survey": "survey",
-    "PacketBatch": "_ext.batch", "Verdict": "_ext.verdict",
+    "PacketBatch": "_ext.batch", "Rule": "_ext.verdict", "Verdict": "_ext.verdict",
     "Stats": "stats", "TunnelSpec": "spec",
-    "Dataplane": "dataplane", "Drift": "dataplane", "PlaneStats": "dataplane", "Traffic": "dataplane",
+    "Dataplane": "dataplane", "Decision": "explain", "replay_file": "replay", "Replayed": "replay",
+    "Drift": "plane_stats", "NetworkTraffic": "plane_stats", "PlaneStats": "plane_stats", "Traffic": "plane_stats",
     "EndpointSpec": "node_spec", "NetworkSpec": "node_spec", "NodeSpec": "node_spec", "PeerSpec": "node_spec",
     "load_spec": "node_spec", "parse_spec": "node_spec",
+    "networks_from_docker": "importers", "spec_from_docker": "importers", "spec_from_host": "importers",
+    "to_toml": "importers",
 }  # fmt: skip
 
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from vxlanfast._ext.batch import PacketBatch as PacketBatch
+    from vxlanfast._ext.verdict import Rule as Rule
     from vxlanfast._ext.verdict import Verdict as Verdict
     from vxlanfast.capture import Capture as Capture
     from vxlanfast.capture import CaptureWriter as CaptureWriter
     from vxlanfast.capture import open_capture as open_capture
     from vxlanfast.dataplane import Dataplane as Dataplane
-    from vxlanfast.dataplane import Drift as Drift
-    from vxlanfast.dataplane import PlaneStats as PlaneStats
-    from vxlanfast.dataplane import Traffic as Traffic
     from vxlanfast.errors import CaptureError as CaptureError
     from vxlanfast.errors import FilterError as FilterError
     from vxlanfast.errors import MissingLibraryError as MissingLibraryError
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from vxlanfast.errors import SpecError as SpecError
     from vxlanfast.errors import TableFullError as TableFullError
     from vxlanfast.errors import VxlanFastError as VxlanFastError
+    from vxlanfast.explain import Decision as Decision
     from vxlanfast.files import decap_file as decap_file
     from vxlanfast.files import encap_file as encap_file
     from vxlanfast.files import restore_file as restore_file
@@ -60,12 +62,22 @@ if TYPE_CHECKING:
     from vxlanfast.frame import encap as encap
     from vxlanfast.frame import encap_batch as encap_batch
     from vxlanfast.frame import encap_with as encap_with
+    from vxlanfast.importers import networks_from_docker as networks_from_docker
+    from vxlanfast.importers import spec_from_docker as spec_from_docker
+    from vxlanfast.importers import spec_from_host as spec_from_host
+    from vxlanfast.importers import to_toml as to_toml
     from vxlanfast.node_spec import EndpointSpec as EndpointSpec
     from vxlanfast.node_spec import NetworkSpec as NetworkSpec
     from vxlanfast.node_spec import NodeSpec as NodeSpec
     from vxlanfast.node_spec import PeerSpec as PeerSpec
     from vxlanfast.node_spec import load_spec as load_spec
     from vxlanfast.node_spec import parse_spec as parse_spec
+    from vxlanfast.plane_stats import Drift as Drift
+    from vxlanfast.plane_stats import NetworkTraffic as NetworkTraffic
+    from vxlanfast.plane_stats import PlaneStats as PlaneStats
+    from vxlanfast.plane_stats import Traffic as Traffic
+    from vxlanfast.replay import Replayed as Replayed
+    from vxlanfast.replay import replay_file as replay_file
     from vxlanfast.spec import TunnelSpec as TunnelSpec
     from vxlanfast.split import split_file as split_file
     from vxlanfast.stats import Stats as Stats

@@ -3,78 +3,42 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any
 
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.node.bridge import Bridge
 from vxlanfast._ext.node.encap import Encap
+from vxlanfast._ext.node.fit import Fit
 from vxlanfast._ext.node.proxy import Proxy
 from vxlanfast._ext.node.receive import Receive
+from vxlanfast._ext.node.route import Route
 from vxlanfast._ext.node.send import Send
+from vxlanfast._ext.node.snoop import Snoop
 from vxlanfast._ext.table.dest import DestTable
 from vxlanfast._ext.table.fdb import FdbTable
+from vxlanfast._ext.table.group import GroupTable
 from vxlanfast._ext.table.neigh import NeighTable
 from vxlanfast._ext.table.net import NetTable
 from vxlanfast._ext.verdict import Verdict
 from vxlanfast.addr import format_ip, mac_of_ip, parse_ip, parse_mac
 from vxlanfast.errors import SpecError, TableFullError
-from vxlanfast.node_spec import UNDERLAY, EndpointSpec, NetworkSpec, NodeSpec
+from vxlanfast.node_spec import UNDERLAY, EndpointSpec, NetworkSpec, NodeSpec, station
+from vxlanfast.plane_stats import Drift, NetworkTraffic, Place, PlaneStats, Traffic
 from vxlanfast.spec import TunnelSpec, compile_tunnel
+
+if TYPE_CHECKING:
+    from vxlanfast.explain import Decision
 
 #: No such number, in tables of the core.
 NONE = 0xFFFFFFFF
 SECOND_NS = 1_000_000_000
-
-#: A place: the VNI, and a port's name or a VTEP's address.
-Place = tuple[int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What came from a place and what went there: frames, and bytes of them without outer headers."""
-
-    rx_packets: int = 0
-    rx_bytes: int = 0
-    tx_packets: int = 0
-    tx_bytes: int = 0
-    drops: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PlaneStats:
-    """An account: ``packets`` = ``passed`` + sum(``drops``), and ``sent`` = ``passed`` - flooded + copies - send_drops.
-
-    ``passed`` counts a flooded frame once, ``flooded`` says how many were, ``copies`` what was made of them. ``drops``
-    are of frames that came, ``send_drops`` of rows on their way out. ``answered``: ARP and ND requests that were
-    answered. ``fdb``: what learning did.
-    """
-
-    packets: int
-    passed: int
-    sent: int
-    flooded: int
-    copies: int
-    answered: int
-    drops: Mapping[Verdict, int]
-    send_drops: Mapping[Verdict, int]
-    ports: Mapping[str, Traffic]
-    peers: Mapping[Place, Traffic]
-    fdb: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """Where tables differ from the spec: entries it wants and that are not there, or other ones, and authoritative ones
-    that it does not know."""
-
-    missing: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unknown)
+#: Destinations beyond the spec's: sets of places that single entries may be given (see ``set_station``).
+SPARE_PLACES = 256
+#: How a network's gateway is called among its places.
+GATEWAY = "gateway"
 
 
 def gateway_mac(network: NetworkSpec) -> bytes:
@@ -89,85 +53,158 @@ class _Compiled:
 
     def __init__(self, spec: NodeSpec) -> None:
         self.spec = spec
-        size = sum(len(network.ports) + len(network.members) for network in spec.network)
+        members = _members(spec)
+        size = sum(len(n.ports) + bool(n.gateway) + n.several for n in spec.network) + SPARE_PLACES
+        size += sum(map(len, members.values()))
         self.nets = NetTable(max(1, len(spec.network)), seed=spec.seed)
-        self.dests = DestTable(max(1, size), seed=spec.seed)
-        self.fdb = FdbTable(
-            spec.stations, dests=max(1, size), ageing_ns=spec.ageing_s * SECOND_NS, seed=spec.seed
-        )
+        self.dests = DestTable(size, seed=spec.seed)
+        self.fdb = FdbTable(spec.stations, dests=size, ageing_ns=spec.ageing_s * SECOND_NS, seed=spec.seed)
         self.neigh = NeighTable(spec.neighbours, seed=spec.seed)
+        self.groups = GroupTable(spec.memberships, dests=size, seed=spec.seed)
         self.places: dict[Place, int] = {}
+        self.gateways: dict[int, int] = {}  # destination: VNI
+        self.several: dict[tuple[int, ...], int] = {}
+        self.peers: dict[Place, bool] = {}
+        self.vnis: dict[str, int] = {}  # by port
+        self.tunnels: list[Encap] = []
         ports = {name: number for number, name in enumerate(spec.ports)}
-        tunnels: list[Encap] = []
         for network in spec.network:
-            net = self.nets.add(
-                network.vni, learn=network.learn, flood=network.flood == "head-end", proxy=network.proxy,
-                swallow=network.unknown_neighbours == "swallow", tags=network.tags, gbp=network.gbp,
-                bum_rate=network.bum_rate,
-            )  # fmt: skip
-            self.fdb.limit(net, network.learned_limit)
-            mine, far = [], []
-            for port in network.ports:
-                self.places[network.vni, port] = self.dests.add_port(net, ports[port])
-                mine.append(self.places[network.vni, port])
-            for vtep, flood in network.members.items():
-                number = self.dests.add_peer(net, parse_ip(vtep), ports[UNDERLAY], len(tunnels))
-                self.places[network.vni, format_ip(parse_ip(vtep))] = number
-                if flood:
-                    far.append(number)
-                tunnels.append(
-                    compile_tunnel(
-                        TunnelSpec(
-                            vni=network.vni, src=spec.vtep_for(vtep), dst=vtep, port=spec.port, ttl=spec.ttl,
-                            dscp=spec.dscp, df=spec.df, udp_csum=spec.udp_csum, seed=spec.seed,
-                        )
-                    )
-                )  # fmt: skip
-            self.nets.set_flood(net, mine, far)
-            for endpoint in network.endpoint:
-                self.set_endpoint(net, network.vni, endpoint)
-            if network.gateway:
-                self.nets.set_gateway(net, NONE, gateway_mac(network))
-            for text in network.gateway:
-                self.neigh.set(net, parse_ip(text), gateway_mac(network), gateway=True)
+            self.add_network(network, ports, members[network.vni])
+        for networks in spec.domains.values():
+            self.add_routes(networks)
         self.receive = Receive(
             self.nets, self.dests, local=[parse_ip(text) for text in spec.vtep], ports=[spec.port],
             underlay=ports[UNDERLAY], zero_csum6=spec.zero_csum6,
         )  # fmt: skip
         self.proxy = Proxy(self.nets, self.dests, self.neigh)
-        self.bridge = Bridge(self.nets, self.dests, self.fdb)
-        self.send = Send(self.dests, tunnels)
+        self.bridge = Bridge(self.nets, self.dests, self.fdb, Snoop(self.nets, self.dests, self.groups))
+        self.route = Route(self.nets, self.dests, self.fdb, self.neigh)
+        self.fit = Fit(self.nets, self.dests)
+        self.send = Send(self.dests, self.tunnels)
 
-    def place_of(self, endpoint: EndpointSpec) -> str:
-        """The port's name or the VTEP's address, as places have it."""
-        return endpoint.port if endpoint.port is not None else format_ip(parse_ip(endpoint.vtep or ""))
+    def add_network(self, network: NetworkSpec, ports: Mapping[str, int], members: Mapping[str, bool]) -> None:
+        """A network, its ports and members, its endpoints."""
+        spec = self.spec
+        net = self.nets.add(
+            network.vni, learn=network.learn, flood=network.flood == "head-end", proxy=network.proxy,
+            swallow=network.unknown_neighbours == "swallow", tags=network.tags, gbp=network.gbp,
+            bum_rate=network.bum_rate, snoop=network.snoop, mss_clamp=network.mss_clamp,
+        )  # fmt: skip
+        self.fdb.limit(net, network.learned_limit)
+        mine, far = [], []
+        for port in network.ports:
+            self.places[network.vni, port] = self.dests.add_port(net, ports[port])
+            self.vnis[port] = network.vni
+            mine.append(self.places[network.vni, port])
+        for vtep, flood in members.items():
+            packed = parse_ip(vtep)
+            number = self.dests.add_peer(net, packed, ports[UNDERLAY], len(self.tunnels), mtu=spec.overlay_mtu(vtep))
+            self.places[network.vni, format_ip(packed)] = number
+            self.peers[network.vni, format_ip(packed)] = flood
+            if flood:
+                far.append(number)
+            self.tunnels.append(
+                compile_tunnel(
+                    TunnelSpec(
+                        vni=network.vni, src=spec.vtep_for(vtep), dst=vtep, port=spec.port, ttl=spec.ttl,
+                        dscp=spec.dscp, df=spec.df, udp_csum=spec.udp_csum, seed=spec.seed,
+                    )
+                )
+            )  # fmt: skip
+        self.nets.set_flood(net, mine, far)
+        for endpoint in network.endpoint:
+            self.set_endpoint(net, network.vni, endpoint)
+
+    def add_routes(self, networks: Sequence[NetworkSpec]) -> None:
+        """The gateways of the networks of one name, and the subnets they route to."""
+        routes, nets = [], []
+        for network in networks:
+            net = self.nets.find(network.vni)
+            assert net is not None
+            nets.append(net)
+            routes += [
+                (ip_network(text).network_address.packed, ip_network(text).prefixlen, net) for text in network.subnet
+            ]
+            self.nets.set_gateway(
+                net, gateway_mac(network) if network.gateway else bytes(6), self.spec.own_mac,
+                addresses=[parse_ip(text) for text in network.gateway],
+            )  # fmt: skip
+            if network.gateway:
+                dest = self.dests.add_gateway(net)
+                self.gateways[dest] = network.vni
+                self.fdb.set(net, gateway_mac(network), dest, local=True)
+            for text in network.gateway:
+                self.neigh.set(net, parse_ip(text), gateway_mac(network), gateway=True)
+        self.nets.add_routes(nets, routes)
+
+    def at_places(self, net: int, numbers: tuple[int, ...]) -> int:
+        """One number for one place or several."""
+        if len(numbers) == 1:
+            return numbers[0]
+        if numbers not in self.several:
+            self.several[numbers] = self.dests.add_places(net, numbers)
+        return self.several[numbers]
 
     def set_endpoint(self, net: int, vni: int, endpoint: EndpointSpec) -> None:
+        """Its MAC and its addresses, as authoritative entries."""
         mac = endpoint.address
         if mac is None:
             return
-        dest = self.places[vni, self.place_of(endpoint)]
+        names = [endpoint.port] if endpoint.port is not None else [format_ip(parse_ip(v)) for v in endpoint.vteps]
+        dest = self.at_places(net, tuple(self.places[vni, name] for name in names))
         self.fdb.set(net, mac, dest)
         for text in endpoint.ip:
-            self.neigh.set(net, parse_ip(text), mac, router=endpoint.router, dest=dest)
+            # An address that is at several places may be claimed from any of them.
+            bound = dest if len(names) == 1 else NONE
+            self.neigh.set(net, parse_ip(text), mac, router=endpoint.router, dest=bound)
 
     def process(self, batch: PacketBatch) -> None:
         """One batch through every node."""
         self.receive.process(batch)
         self.proxy.process(batch)
         self.bridge.process(batch)
+        self.route.process(batch)
+        self.fit.process(batch)
         self.send.process(batch)
 
     def adopt(self, other: _Compiled) -> int:
         """Take over what ``other`` learned, where its network and its place are still there."""
-        dests = array("I", [NONE]) * max(1, len(other.dests))
+        dests = array("I", [NONE]) * len(other.fdb_owners)
         for place, number in other.places.items():
             dests[number] = self.places.get(place, NONE)
         nets = array("I", [NONE]) * 65536
         for number, row in enumerate(other.nets.rows()):
             found = self.nets.find(row["vni"])
             nets[number] = NONE if found is None else found
+        self.nets.adopt(other.nets)
+        self.groups.adopt(other.groups, dests, nets)
         return self.fdb.adopt(other.fdb, dests, nets)
+
+    @property
+    def fdb_owners(self) -> range:
+        """The numbers that destinations may have."""
+        return range(self.dests.capacity)
+
+    def names(self) -> dict[int, tuple[int, str]]:
+        """The VNI and the name of each destination, as people read them."""
+        names = {number: place for place, number in self.places.items()}
+        names |= {number: (vni, GATEWAY) for number, vni in self.gateways.items()}
+        names |= {
+            number: (names[numbers[0]][0], ",".join(names[one][1] for one in numbers))
+            for numbers, number in self.several.items()
+        }
+        return names
+
+
+def _members(spec: NodeSpec) -> dict[int, dict[str, bool]]:
+    """By VNI, the VTEPs that are let in, and whether they get what is flooded; with those that route to it."""
+    members = {network.vni: network.members for network in spec.network}
+    for networks in spec.domains.values():
+        everybody = {parse_ip(vtep): vtep for network in networks for vtep in network.members}
+        for network in networks:
+            own = {parse_ip(vtep) for vtep in network.members}
+            members[network.vni] |= {vtep: False for packed, vtep in everybody.items() if packed not in own}
+    return members
 
 
 class Dataplane:
@@ -215,13 +252,21 @@ class Dataplane:
         """The number of each port's name."""
         return {name: number for number, name in enumerate(self.port_names)}
 
-    def process(self, batch: PacketBatch) -> PacketBatch:
+    def process(self, batch: PacketBatch, *, explain: bool = False) -> PacketBatch:
         """Decide on every row with verdict PASS; ``port_in`` says where it came, its time is now.
 
-        What leaves has verdict PASS and a ``port_out``. BufferError while a view of the batch is alive.
+        What leaves has verdict PASS, a ``port_out`` and a ``rule``; ``explain``: which says of forwarding entries
+        whether they were learned or set. BufferError while a view of the batch is alive.
         """
+        self._now.bridge.explains = explain
         self._now.process(batch)
         return batch
+
+    def explain(self, batch: PacketBatch, *, first: int = 1) -> list[Decision]:
+        """Process a batch, and say row by row what was decided and why; see ``Decision``. For prompts and tests."""
+        from vxlanfast.explain import explain
+
+        return explain(self, batch, first=first)
 
     def offer(self, port: str, *frames: bytes, now_ns: int = 0) -> list[tuple[str, bytes]]:
         """Frames by one port: what leaves, as (port, frame). For prompts and tests; ``process`` is for work."""
@@ -257,6 +302,13 @@ class Dataplane:
             raise SpecError(f"VNI {vni}: no network of this node")
         return net
 
+    def _places(self, vni: int, places: Sequence[str]) -> int:
+        """The number of one place, or of several."""
+        numbers = tuple(dict.fromkeys(self._place(vni, place) for place in places))
+        if not numbers:
+            raise SpecError(f"VNI {vni}: a port or a member at least")
+        return self._now.at_places(self._net(vni), numbers)
+
     def _place(self, vni: int, place: str) -> int:
         found = self._now.places.get((vni, place))
         if found is None:
@@ -267,16 +319,19 @@ class Dataplane:
             raise SpecError(f"{place!r}: no port or member of VNI {vni}; there are {known or 'none'}")
         return found
 
-    def set_station(self, vni: int, mac: str, place: str) -> None:
-        """As ``bridge fdb replace``: a MAC lives at a port (by name) or a VTEP (by address), whatever was learned."""
+    def set_station(self, vni: int, mac: str, *places: str) -> None:
+        """As ``bridge fdb replace``: a MAC lives at a port (by name) or a VTEP (by address), whatever was learned.
+
+        Several places: each gets a copy, as after ``bridge fdb append``.
+        """
         try:
-            self._now.fdb.set(self._net(vni), parse_mac(mac), self._place(vni, place))
+            self._now.fdb.set(self._net(vni), station(mac), self._places(vni, places))
         except OverflowError as error:
             raise TableFullError(str(error)) from None
 
     def delete_station(self, vni: int, mac: str) -> bool:
         """As ``bridge fdb del``: whether there was an entry."""
-        return self._now.fdb.delete(self._net(vni), parse_mac(mac))
+        return self._now.fdb.delete(self._net(vni), station(mac))
 
     def set_neighbour(self, vni: int, address: str, mac: str, place: str | None = None) -> None:
         """As ``ip neigh replace``: the MAC of an address. ``place``: claims of it from elsewhere are false."""
@@ -290,19 +345,41 @@ class Dataplane:
         """As ``ip neigh del``: whether there was an entry."""
         return self._now.neigh.delete(self._net(vni), parse_ip(address))
 
+    @property
+    def vteps(self) -> Mapping[Place, bool]:
+        """The VTEPs that are let in, as (VNI, address), and whether they get what is flooded."""
+        return self._now.peers
+
+    def place_names(self) -> dict[int, Place]:
+        """The VNI and name (a port's, a VTEP's address, "gateway", or several) of each number in ``batch.dest``."""
+        return self._now.names()
+
+    def vni_of(self, port: str) -> int | None:
+        """The VNI of a port's network; None: the underlay, or no port of ours."""
+        return self._now.vnis.get(port)
+
+    def station(self, vni: int, mac: str) -> dict[str, object] | None:
+        """One entry of the forwarding table, as ``stations`` has it, or None."""
+        row = self._now.fdb.entry(self._net(vni), station(mac))
+        return None if row is None else self._station(row, vni, self._now.names())
+
+    def _station(self, row: Mapping[str, Any], vni: int, names: Mapping[int, Place]) -> dict[str, object]:
+        return {
+            "vni": vni, "mac": row["mac"].hex(":"), "place": names[row["dest"]][1],
+            "remote": (vni, names[row["dest"]][1]) in self._now.peers or row["dest"] in self._now.several.values(),
+            "state": row["state"], "updated_ns": row["updated_ns"], "frozen": row["frozen"],
+        }  # fmt: skip
+
     def stations(self) -> Iterator[dict[str, object]]:
-        """The forwarding table: vni, mac, place, state, updated_ns, frozen."""
-        names = {number: place for place, number in self._now.places.items()}
+        """The forwarding table: vni, mac, place, remote (a VTEP), state, updated_ns, frozen."""
+        names = self._now.names()
         vnis = [row["vni"] for row in self._now.nets.rows()]
         for row in self._now.fdb.rows():
-            yield {
-                "vni": vnis[row["net"]], "mac": row["mac"].hex(":"), "place": names[row["dest"]][1],
-                "state": row["state"], "updated_ns": row["updated_ns"], "frozen": row["frozen"],
-            }  # fmt: skip
+            yield self._station(row, vnis[row["net"]], names)
 
     def neighbours(self) -> Iterator[dict[str, object]]:
         """The neighbour table: vni, address, mac, place (None: any), router, gateway."""
-        names = {number: place for place, number in self._now.places.items()}
+        names = self._now.names()
         vnis = [row["vni"] for row in self._now.nets.rows()]
         for row in self._now.neigh.rows():
             yield {
@@ -316,37 +393,62 @@ class Dataplane:
         wanted, actual = (set(_authoritative(plane)) for plane in (Dataplane(self.spec), self))
         return Drift(tuple(sorted(wanted - actual)), tuple(sorted(actual - wanted)))
 
+    def memberships(self) -> Iterator[dict[str, object]]:
+        """The multicast table: vni, group ("*": routes multicast), place, expires_ns."""
+        names = self._now.names()
+        vnis = [row["vni"] for row in self._now.nets.rows()]
+        for row in self._now.groups.rows():
+            group = str(ip_address(row["addr"])) if any(row["addr"]) else "*"
+            yield {
+                "vni": vnis[row["net"]], "group": group, "place": names[row["dest"]][1],
+                "expires_ns": row["expires_ns"],
+            }  # fmt: skip
+
     def stats(self) -> PlaneStats:
         """Everything counted since the spec was applied."""
         now = self._now
         drops: dict[Verdict, int] = {}
-        for node in (now.receive, now.proxy, now.bridge):
+        for node in (now.receive, now.proxy, now.bridge, now.route):
             for verdict, number in node.counters().items():
                 if verdict:
                     drops[verdict] = drops.get(verdict, 0) + number
         sent = now.send.counters()
-        names = {number: place for place, number in now.places.items()}
+        send_drops = {verdict: number for verdict, number in sent.items() if verdict}
+        for verdict, number in now.fit.counters().items():
+            if verdict:
+                send_drops[verdict] = send_drops.get(verdict, 0) + number
+        names = now.names()
+        nets = now.nets.rows()
         ports: dict[str, Traffic] = {}
         peers: dict[Place, Traffic] = {}
+        sums = [Traffic()] * len(nets)
         for number, row in enumerate(now.dests.rows()):
-            traffic = Traffic(row["rx_packets"], row["rx_bytes"], row["tx_packets"], row["tx_bytes"], row["drops"])
+            traffic = Traffic(
+                row["rx_packets"], row["rx_bytes"], row["tx_packets"], row["tx_bytes"], row["drops"], row["tx_drops"]
+            )
+            sums[row["net"]] += traffic
             if row["kind"] == "port":
                 ports[names[number][1]] = traffic
-            else:
+            elif row["kind"] == "peer":
                 peers[names[number]] = traffic
+        networks = {
+            net["vni"]: NetworkTraffic(traffic, net["strangers"], net["flooded"], net["copies"], net["bum_limited"])
+            for net, traffic in zip(nets, sums, strict=True)
+        }
         packets = sum(now.receive.counters().values())
         return PlaneStats(
             packets=packets, passed=packets - sum(drops.values()), sent=sent.get(Verdict.PASS, 0),
-            flooded=now.bridge.flooded, copies=now.bridge.copies, answered=now.proxy.answered, drops=drops,
-            send_drops={verdict: number for verdict, number in sent.items() if verdict}, ports=ports, peers=peers,
-            fdb=now.fdb.counts(),
+            flooded=now.bridge.flooded, copies=now.bridge.copies, answered=now.proxy.answered + now.route.answered,
+            errors=now.route.errors + now.fit.errors, fragmented=now.fit.fragmented, fragments=now.fit.fragments,
+            clamped=now.fit.clamped, drops=drops, send_drops=send_drops, rules=now.send.rules(), ports=ports,
+            peers=peers, networks=networks, fdb=now.fdb.counts(),
         )  # fmt: skip
 
 
 def _authoritative(plane: Dataplane) -> Iterator[str]:
     """Set entries as one line each, in the words of ``bridge fdb`` and ``ip neigh``."""
     for row in plane.stations():
-        if row["state"] != "learned":
+        if row["state"] == "static":
             yield f"fdb {row['mac']} vni {row['vni']} at {row['place']}"
     for row in plane.neighbours():
         gateway = " gateway" if row["gateway"] else ""

@@ -6,13 +6,14 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from os import PathLike, fspath
 from typing import Any
 
 from vxlanfast.addr import VNI_MAX, mac_of_ip, parse_ip, parse_mac
 from vxlanfast.errors import SpecError
-from vxlanfast.spec import DEFAULT_PORT, check_port
+from vxlanfast.spec import DEFAULT_PORT, MTU_MIN, check_port
 
 #: The port by which packets of the underlay come and go.
 UNDERLAY = "underlay"
@@ -45,7 +46,8 @@ def _is_address(text: str) -> bool:
     return False
 
 
-def _station(key: str, text: str) -> bytes:
+def station(text: str, key: str = "mac") -> bytes:
+    """The MAC of one station. SpecError: it is none, or zero, or a group's."""
     try:
         mac = parse_mac(text)
     except SpecError:
@@ -57,14 +59,14 @@ def _station(key: str, text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSpec:
-    """A station: behind a ``port`` of this node, or at another ``vtep``.
+    """A station: behind a ``port`` of this node, or at another ``vtep``, or at several, each of which gets a copy.
 
     ``mac`` None: 02:42 and the first IPv4 address, as Swarm has it; of a port without either it is learned. ``ip``: its
     addresses.
     """
 
     port: str | None = None
-    vtep: str | None = None
+    vtep: str | tuple[str, ...] | None = None
     mac: str | None = None
     ip: tuple[str, ...] = ()
     router: bool = False
@@ -76,14 +78,22 @@ class EndpointSpec:
             raise _rule("port", self.port, "the underlay's own name")
         if self.port is not None and _is_address(self.port):
             raise _rule("port", self.port, "a name; an address is another VTEP's")
-        if self.vtep is not None:
-            _address("vtep", self.vtep)
+        if isinstance(self.vtep, tuple) and len(self.vtep) == 1:
+            object.__setattr__(self, "vtep", self.vtep[0])
+        packed = [_address("vtep", text) for text in self.vteps]
+        if self.vtep is not None and (not packed or len(set(packed)) < len(packed)):
+            raise _rule("vtep", list(self.vteps), "one address, or several, each once")
         for text in self.ip:
             _address("ip", text)
         if self.mac is not None:
-            _station("mac", self.mac)
+            station(self.mac, "mac")
         elif self.address is None and (self.vtep is not None or self.ip):
             raise SpecError("endpoint: a mac, or an IPv4 address to make it of")
+
+    @property
+    def vteps(self) -> tuple[str, ...]:
+        """The VTEPs it is at; none: it is here."""
+        return (self.vtep,) if isinstance(self.vtep, str) else self.vtep or ()
 
     @property
     def address(self) -> bytes | None:
@@ -113,7 +123,13 @@ class NetworkSpec:
     (what Swarm does). ``proxy``: ARP and neighbour discovery are answered from the endpoints' addresses;
     ``unknown_neighbours``: what of them has no entry, "flood" or "swallow". ``tags``: inner VLAN tags pass. ``gbp``:
     group policy bits are no reserved bits. ``bum_rate``: flooded frames a second, 0 for all. ``learned_limit``: MACs.
-    The VTEP of an endpoint is a member, as if a ``peer`` named it.
+    ``snoop``: IP multicast goes to those that joined (IGMP, MLD), once somebody asks for memberships. ``mss_clamp``:
+    TCP's MSS is kept to what fits the tunnel. The VTEP of an endpoint is a member, as if a ``peer`` named it.
+
+    ``gateway``: addresses that are this node's own, on every node the same, with ``gateway_mac`` (None: 02:42 and the
+    last four bytes of the first): they answer ARP, neighbour discovery and ping, and route to the ``subnet``s of all
+    networks of the same ``name``, which are one network with several VNIs, as Swarm has it. The VTEPs of one of them
+    are let in by all, since their gateways route.
     """
 
     name: str
@@ -129,6 +145,8 @@ class NetworkSpec:
     gbp: bool = False
     bum_rate: int = 0
     learned_limit: int = 8192
+    snoop: bool = True
+    mss_clamp: bool = False
     endpoint: tuple[EndpointSpec, ...] = ()
     peer: tuple[PeerSpec, ...] = ()
 
@@ -147,8 +165,12 @@ class NetworkSpec:
                 raise _rule("subnet", text, "a prefix without host bits, such as 10.0.9.0/24") from None
         for text in self.gateway:
             _address("gateway", text)
+        for text in self.gateway:
+            subnets = [net for net in map(ip_network, self.subnet) if net.version == ip_address(text).version]
+            if subnets and not any(ip_address(text) in net for net in subnets):
+                raise _rule("gateway", text, f"an address in a subnet of the network: {', '.join(self.subnet)}")
         if self.gateway_mac is not None:
-            _station("gateway_mac", self.gateway_mac)
+            station(self.gateway_mac, "gateway_mac")
         self._check_addresses()
 
     def _check_addresses(self) -> None:
@@ -177,22 +199,39 @@ class NetworkSpec:
         return tuple(dict.fromkeys(e.port for e in self.endpoint if e.port is not None))
 
     @property
+    def several(self) -> int:
+        """Endpoints that are at more than one place."""
+        return sum(len(e.vteps) > 1 for e in self.endpoint)
+
+    @property
     def members(self) -> dict[str, bool]:
         """VTEPs that are members, and whether they get what is flooded."""
         named = {parse_ip(peer.vtep): (peer.vtep, peer.flood) for peer in self.peer}
         for endpoint in self.endpoint:
-            if endpoint.vtep is not None:
-                named.setdefault(parse_ip(endpoint.vtep), (endpoint.vtep, True))
+            for vtep in endpoint.vteps:
+                named.setdefault(parse_ip(vtep), (vtep, True))
         return dict(named.values())
+
+
+def _check_subnets(networks: tuple[NetworkSpec, ...]) -> None:
+    """No two subnets of one name overlap: a packet is routed to one of them."""
+    subnets = [(n.name, ip_network(text), n) for n in networks for text in n.subnet]
+    subnets.sort(key=lambda item: (item[0], item[1].version, int(item[1].network_address), item[1].prefixlen))
+    for (name, one, first), (other_name, other, second) in pairwise(subnets):
+        if name == other_name and one.version == other.version and one.overlaps(other):
+            raise _rule("subnet", str(other), f"network {name}, VNI {second.vni}: {one} of VNI {first.vni} overlaps it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSpec:
     """A node: its VTEP addresses (at most one of each family), its tunnels' settings, its networks.
 
-    ``port``: UDP port of both directions. ``ageing_s``: learned MACs that are silent so long go, 0 for never.
-    ``stations``, ``neighbours``: capacity of the tables. ``udp_csum``, ``ttl``, ``dscp``, ``df``, ``seed``: as in
-    TunnelSpec. ``zero_csum6``: a zero checksum over IPv6 is accepted (RFC 6935).
+    ``mtu``: of the underlay, in bytes of IP packet: what does not fit is fragmented or told to its sender (RFC 7348
+    §4.3), 0 for any length. ``router_mac``: what the gateways route comes from it (None: 06:42 and the last four bytes
+    of the first VTEP address). ``port``: UDP port of both directions. ``ageing_s``: learned MACs that are silent so
+    long go, 0 for never. ``stations``, ``neighbours``, ``memberships`` (multicast): capacity of the tables.
+    ``udp_csum``, ``ttl``, ``dscp``, ``df``, ``seed``: as in TunnelSpec. ``zero_csum6``: a zero checksum over IPv6 is
+    accepted (RFC 6935).
     """
 
     vtep: tuple[str, ...]
@@ -201,6 +240,9 @@ class NodeSpec:
     ageing_s: int = 300
     stations: int = 1 << 17
     neighbours: int = 1 << 16
+    memberships: int = 1 << 13
+    mtu: int = 1500
+    router_mac: str | None = None
     ttl: int = 64
     dscp: int | str = 0
     df: bool = False
@@ -217,6 +259,11 @@ class NodeSpec:
         _among("ageing_s", self.ageing_s, 0, 1 << 31)
         _among("stations", self.stations, 1, 1 << 28)
         _among("neighbours", self.neighbours, 1, 1 << 28)
+        _among("memberships", self.memberships, 1, 1 << 24)
+        if self.mtu:
+            _among("mtu", self.mtu, max(MTU_MIN[size] for size in sizes), 65535)
+        if self.router_mac is not None:
+            station(self.router_mac, "router_mac")
         _among("network", len(self.network), 0, NETWORKS_MAX)
         owners: dict[str, str] = {}
         vnis: dict[int, str] = {}
@@ -234,11 +281,31 @@ class NodeSpec:
                 if parse_ip(member) in map(parse_ip, self.vtep):
                     raise _rule("vtep", member, f"network {network.name}: it is this node's own")
         _among("port", len(owners), 0, PORTS_MAX)
+        _check_subnets(self.network)
 
     @property
     def ports(self) -> tuple[str, ...]:
         """Every port's name, by number: the underlay's is 0."""
         return (UNDERLAY, *(port for network in self.network for port in network.ports))
+
+    @property
+    def domains(self) -> dict[str, tuple[NetworkSpec, ...]]:
+        """Networks that are routed between, by their name: those of which one at least has a gateway."""
+        named: dict[str, list[NetworkSpec]] = {}
+        for network in self.network:
+            named.setdefault(network.name, []).append(network)
+        return {name: tuple(networks) for name, networks in named.items() if any(n.gateway for n in networks)}
+
+    def overlay_mtu(self, vtep: str) -> int:
+        """Bytes of an untagged frame, Ethernet header aside, that fit in one packet to that VTEP; 0: any number."""
+        return max(0, self.mtu - (50 if len(parse_ip(vtep)) == 4 else 70))
+
+    @property
+    def own_mac(self) -> bytes:
+        """The MAC that routed frames come from."""
+        if self.router_mac is not None:
+            return parse_mac(self.router_mac)
+        return b"\x06\x42" + parse_ip(self.vtep[0])[-4:]
 
     def vtep_for(self, other: str) -> str:
         """Our address of the other's family."""
@@ -261,7 +328,9 @@ def _value(key: str, value: Any, kind: str) -> Any:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise _rule(key, value, "a text, or a list of them")
         return tuple(texts)
-    allowed = [part for part in kind.split(" | ") if part != "None"]
+    if isinstance(value, list) and "tuple" in kind:
+        return _value(key, value, "tuple")
+    allowed = [part for part in kind.split(" | ") if part in _KINDS]
     # A TOML true is no number, whatever Python thinks.
     if not any(type(value) is _KINDS[part] for part in allowed):
         raise _rule(key, value, " or ".join(map(_words, allowed)))

@@ -3,6 +3,7 @@ from typing import Self
 from typing_extensions import disjoint_base
 
 from vxlanfast._ext.batch import PacketBatch
+from vxlanfast._ext.node.snoop import Snoop
 from vxlanfast._ext.table.dest import DestTable
 from vxlanfast._ext.table.fdb import FdbTable
 from vxlanfast._ext.table.net import NetTable
@@ -12,6 +13,7 @@ from vxlanfast._ext.verdict import Verdict
 class Bridge:
     flooded: int
     copies: int
-    def __new__(cls, nets: NetTable, dests: DestTable, fdb: FdbTable) -> Self: ...
+    explains: bool
+    def __new__(cls, nets: NetTable, dests: DestTable, fdb: FdbTable, snoop: Snoop | None = None) -> Self: ...
     def process(self, batch: PacketBatch) -> PacketBatch: ...
     def counters(self) -> dict[Verdict, int]: ...

@@ -13,7 +13,7 @@ from vxlanfast._ext.table.neigh cimport (
     NEIGH_GATEWAY, NEIGH_NONE, NEIGH_ROUTER, NeighEntry, NeighTable, neigh_find, neigh_key4, neigh_key6,
 )
 from vxlanfast._ext.table.net cimport NET_PROXY, NET_SWALLOW, Net, NetTable
-from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_NEIGH_FALSE, VERDICT_COUNT
+from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_NEIGH_FALSE, RULE_ARP, RULE_ND, VERDICT_COUNT
 from vxlanfast._ext.wire.arp cimport (
     ARP_LEN, ARP_OFF_SENDER_IP, ARP_OFF_TARGET_IP, ARP_REPLY, ARP_REQUEST, arp_check, arp_op, arp_sender_ip,
     arp_sender_mac, arp_target_ip, arp_write,
@@ -83,7 +83,7 @@ cdef class Proxy:
             c.dest[i] = DEST_LOCAL
 
     cdef void become(self, Columns *c, uint32_t i, const uint8_t *frame, uint32_t l3, const uint8_t *dst, const uint8_t *src,
-                     uint32_t n) noexcept nogil:
+                     uint32_t n, uint8_t rule) noexcept nogil:
         """The row is an answer of ``n`` bytes behind an Ethernet header with the request's tags; returns nothing, cannot fail."""
         cdef uint8_t *p
         c.head_len[i] = <uint8_t>(l3 + n)
@@ -94,6 +94,7 @@ cdef class Proxy:
         c.len[i] = 0
         c.wire_len[i] = l3 + n
         c.dest[i] = c.origin[i]
+        c.rule[i] = rule
         self.answered += 1
 
     cdef Verdict arp(self, Columns *c, uint32_t i, const uint8_t *frame, uint32_t n, uint32_t l3) noexcept nogil:
@@ -114,7 +115,7 @@ cdef class Proxy:
             neigh_key4(&key, c.net[i], p + ARP_OFF_TARGET_IP)
             e = self.answer(&key, net, c.origin[i])
             if e != NULL:
-                self.become(c, i, frame, l3, arp_sender_mac(p), e.mac, ARP_LEN)
+                self.become(c, i, frame, l3, arp_sender_mac(p), e.mac, ARP_LEN, RULE_ARP)
                 arp_write(row_head(c, i) + l3, ARP_REPLY, e.mac, target, arp_sender_mac(p), sender)
                 return PASS
         self.keep_local(c, i, net)
@@ -162,7 +163,7 @@ cdef class Proxy:
                 if probe:
                     memcpy(group, b"\x33\x33\0\0\0\1", 6)
                     to = group
-                self.become(c, i, frame, l3, to, e.mac, ANSWER_LEN)
+                self.become(c, i, frame, l3, to, e.mac, ANSWER_LEN, RULE_ND)
                 q = row_head(c, i) + l3
                 ipv6_write(q, 0, 0, ND_HDR_LEN + ND_OPT_LEN, IP_PROTO_ICMPV6, HOPS)
                 memcpy(q + IPV6_OFF_SRC, nd_target(p), 16)

@@ -13,7 +13,8 @@ from vxlanfast._ext.table.dest cimport DEST_NONE, Dest, DestTable, peer_find
 from vxlanfast._ext.table.net cimport NET_GBP, NET_NONE, NET_TAGS, Net, NetTable, net_find
 from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_ECN, DROP_INNER_HEADER, DROP_INNER_SOURCE, DROP_INNER_TAG, DROP_INNER_RUNT, DROP_NOT_ETHERNET,
-    DROP_PORT_UNKNOWN, DROP_RESERVED, DROP_VNI_UNKNOWN, DROP_VTEP_OTHER, DROP_VTEP_UNKNOWN, VERDICT_COUNT,
+    DROP_PORT_UNKNOWN, DROP_RESERVED, DROP_VNI_UNKNOWN, DROP_VTEP_OTHER, DROP_VTEP_UNKNOWN, RULE_NONE,
+    VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.ecn cimport ECN_DROP, ECN_MASK, ecn_decap, ecn_set4, ecn_set6
 from vxlanfast._ext.wire.endian cimport load_be16, load_host16, load_host32, likely
@@ -30,12 +31,16 @@ cdef enum:
     PORTS = 65536
 
 
+cdef inline bint mac_is(const uint8_t *a, const uint8_t *b) noexcept nogil:
+    return load_host32(a) == load_host32(b) and load_host16(a + 4) == load_host16(b + 4)
+
+
 cdef inline Verdict source_check(const uint8_t *frame, const Net *net) noexcept nogil:
     """The sender is a station, and not we: zero and group addresses send nothing, and our own would be a loop."""
     cdef const uint8_t *src = frame + ETH_OFF_SRC
     if src[0] & 1 or (load_host32(src) | load_host16(src + 4)) == 0:
         return DROP_INNER_SOURCE
-    if load_host32(src) == load_host32(net.gateway_mac) and load_host16(src + 4) == load_host16(net.gateway_mac + 4):
+    if mac_is(src, net.gateway_mac) or mac_is(src, net.router_mac):
         return DROP_INNER_SOURCE
     return PASS
 
@@ -172,12 +177,15 @@ cdef class Receive:
         if peer == DEST_NONE:
             peer = peer_find(self.dests, addr, version, number)
             if peer == DEST_NONE:
+                net.strangers += 1
                 return DROP_VTEP_UNKNOWN
             last[0] = peer
         p -= f.l3
         d = self.dests.dests + peer
         c.net[i] = number
         c.origin[i] = peer
+        d.rx_packets += 1
+        d.rx_bytes += f.end - f.inner
         if version == 4 or udp_csum(p + f.l4) or not self.zero_csum6:
             v = outer_csums(p, n, f.l3, f.l4, f.end, version)
             if v != PASS:
@@ -198,8 +206,6 @@ cdef class Receive:
         c.wire_len[i] = f.end - f.inner
         c.link[i] = LINK_ETHERNET
         c.vni[i] = f.vni
-        d.rx_packets += 1
-        d.rx_bytes += f.end - f.inner
         return PASS
 
     cdef Verdict from_port(self, Columns *c, uint32_t i) noexcept nogil:
@@ -213,16 +219,15 @@ cdef class Receive:
         c.net[i] = d.net
         c.origin[i] = dest
         c.vni[i] = self.nets.nets[d.net].vni
+        d.rx_packets += 1
+        d.rx_bytes += c.wire_len[i]
         if c.link[i] != LINK_ETHERNET:
             v = DROP_NOT_ETHERNET
         else:
             v = self.enter(c.arena + c.off[i], c.len[i], self.nets.nets + d.net)
         if v != PASS:
             d.drops += 1
-            return v
-        d.rx_packets += 1
-        d.rx_bytes += c.wire_len[i]
-        return PASS
+        return v
 
     cdef inline Verdict enter(self, const uint8_t *frame, uint32_t n, const Net *net) noexcept nogil:
         """What holds for every frame, wherever it came from."""
@@ -239,6 +244,8 @@ cdef class Receive:
             if c.verdict[i] != PASS:
                 continue
             c.dest[i] = DEST_NONE
+            c.origin[i] = DEST_NONE
+            c.rule[i] = RULE_NONE
             v = self.from_underlay(c, i, &last) if c.port_in[i] == self.underlay else self.from_port(c, i)
             c.verdict[i] = v
             self.counts[<uint8_t>v] += 1

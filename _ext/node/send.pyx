@@ -6,7 +6,7 @@ from libc.string cimport memset
 from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_body, row_count, row_head
 from vxlanfast._ext.node.encap cimport Encap, EncapTally, TUNNEL4_HDR_LEN, TUNNEL_HDR_MAX, Tunnel, encap_row, tunnel4_put
 from vxlanfast._ext.table.dest cimport DEST_PEER, Dest, DestTable
-from vxlanfast._ext.verdict cimport Verdict, PASS, VERDICT_COUNT
+from vxlanfast._ext.verdict cimport Verdict, PASS, RULE_COUNT, VERDICT_COUNT
 from vxlanfast._ext.wire.endian cimport likely
 
 
@@ -18,6 +18,7 @@ cdef class Send:
     cdef uint32_t ident     # IPv4 identification: packets made so far
     cdef EncapTally tally
     cdef uint64_t counts[VERDICT_COUNT]
+    cdef uint64_t ruled[RULE_COUNT]
 
     def __cinit__(self, DestTable dests not None, tunnels):
         cdef Encap one
@@ -65,7 +66,9 @@ cdef class Send:
             if likely(v == PASS):
                 d.tx_packets += 1
                 d.tx_bytes += length
+                self.ruled[c.rule[i] & (RULE_COUNT - 1)] += 1
             else:
+                d.tx_drops += 1
                 c.verdict[i] = v
 
     def process(self, PacketBatch batch not None):
@@ -78,6 +81,11 @@ cdef class Send:
     def over_mtu(self):
         """Packets longer than the underlay's MTU so far."""
         return self.tally.over_mtu
+
+    def rules(self):
+        """Rows that left since the start, by why they went where they went: ``{Rule: rows}`` of those that occur."""
+        from vxlanfast._ext.verdict import Rule
+        return {Rule(i): self.ruled[i] for i in range(RULE_COUNT) if self.ruled[i]}
 
     def counters(self):
         """Rows by verdict since the start: ``{Verdict: rows}`` of those that occur."""

@@ -13,6 +13,7 @@ cdef enum:
     DEST_LOCAL = 0xFFFFFFFEU        # not decided, and it stays on this host
     DEST_FLOODED = 0xFFFFFFFDU      # to everybody
     DEST_FLOODED_LOCAL = 0xFFFFFFFCU
+    DEST_PICKED = 0xFFFFFFFBU       # to those that Bridge has listed
     DEST_FLOOD = 1          # gets broadcasts, multicast and what has no entry
 
 
@@ -20,6 +21,7 @@ cdef enum DestKind:
     DEST_PORT = 0           # an endpoint of ours
     DEST_PEER = 1           # a VTEP that is a member of the network
     DEST_GATEWAY = 2        # the network's gateway, which is us
+    DEST_PLACES = 3         # several of the others
 
 
 cdef struct Dest:
@@ -30,21 +32,40 @@ cdef struct Dest:
     uint16_t net
     uint16_t port           # the port_out of what goes there: a peer's is the underlay's
     uint32_t tunnel         # peer: which headers
+    uint32_t mtu            # peer: IP bytes of a frame that fit in one packet of the underlay; 0: any
+    uint32_t members_at     # several places: their numbers, in the table's list
+    uint32_t n_members
     uint64_t rx_packets
     uint64_t rx_bytes       # of frames, without outer headers
     uint64_t tx_packets
     uint64_t tx_bytes
     uint64_t drops          # of what came from there
+    uint64_t tx_drops       # of what was to go there
 
 
 cdef class DestTable:
     cdef Dest *dests
     cdef uint32_t *slots    # of peers: number + 1; 0: free
+    cdef uint32_t *members
+    cdef uint32_t n_members
     cdef uint64_t seed
     cdef uint32_t mask
     cdef readonly uint32_t capacity
     cdef readonly uint32_t size
     cdef uint32_t add(self, uint8_t kind, net, port) except DEST_NONE
+
+
+cdef inline bint dest_is_at(DestTable t, uint32_t dest, uint32_t place) noexcept nogil:
+    """Whether a destination is that place, or has it among its several."""
+    cdef const Dest *d = t.dests + dest
+    cdef uint32_t k
+    if dest == place:
+        return True
+    if d.kind == DEST_PLACES:
+        for k in range(d.n_members):
+            if t.members[d.members_at + k] == place:
+                return True
+    return False
 
 
 cdef inline uint32_t peer_find(DestTable t, const uint8_t *addr, uint8_t family, uint16_t net) noexcept nogil:

@@ -1,7 +1,7 @@
 """Destinations: made when a configuration is compiled, and looked up from then on."""
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from vxlanfast._ext.table.hash cimport hash_16, hash_u64, power_of_two, table_memory
@@ -9,7 +9,7 @@ from vxlanfast._ext.table.hash cimport hash_16, hash_u64, power_of_two, table_me
 cdef enum:
     CAPACITY_MAX = 1 << 24
 
-KINDS = {DEST_PORT: "port", DEST_PEER: "peer", DEST_GATEWAY: "gateway"}
+KINDS = {DEST_PORT: "port", DEST_PEER: "peer", DEST_GATEWAY: "gateway", DEST_PLACES: "places"}
 
 
 cdef class DestTable:
@@ -31,6 +31,7 @@ cdef class DestTable:
     def __dealloc__(self):
         free(self.dests)
         free(self.slots)
+        free(self.members)
 
     cdef uint32_t add(self, uint8_t kind, net, port) except DEST_NONE:
         cdef Dest *d
@@ -56,8 +57,33 @@ cdef class DestTable:
         """The network's gateway, which answers and routes here; returns its number."""
         return self.add(DEST_GATEWAY, net, 0)
 
-    def add_peer(self, net, addr, port, uint32_t tunnel):
-        """A VTEP (4 or 16 bytes) as member of a network, behind the underlay's ``port``; returns its number. ValueError: twice."""
+    def add_places(self, net, members):
+        """Several ports or peers of one network under one number, for a MAC that lives at all of them; returns it."""
+        cdef uint32_t number, count = len(members)
+        cdef uint32_t *grown
+        for member in members:
+            if not 0 <= member < self.size or self.dests[member].net != net or self.dests[member].kind > DEST_PEER:
+                raise ValueError(f"destination {member}: no port or peer of network {net}")
+        if count < 2 or len(set(members)) != count:
+            raise ValueError(f"{count} places: two at least, each once")
+        number = self.add(DEST_PLACES, net, 0)
+        grown = <uint32_t *>realloc(self.members, <uint64_t>(self.n_members + count) * sizeof(uint32_t))
+        if grown == NULL:
+            self.size -= 1
+            raise MemoryError(f"no room for {count} places")
+        self.members = grown
+        self.dests[number].members_at = self.n_members
+        self.dests[number].n_members = count
+        for member in members:
+            self.members[self.n_members] = member
+            self.n_members += 1
+        return number
+
+    def add_peer(self, net, addr, port, uint32_t tunnel, *, uint32_t mtu=0):
+        """A VTEP (4 or 16 bytes) as member of a network, behind the underlay's ``port``; returns its number. ValueError: twice.
+
+        ``mtu``: bytes of an untagged frame behind its Ethernet header that fit in one packet there, 0 for any number.
+        """
         cdef uint8_t key[16]
         cdef uint8_t family
         cdef uint32_t number, at
@@ -73,6 +99,7 @@ cdef class DestTable:
         memcpy(self.dests[number].addr, key, 16)
         self.dests[number].family = family
         self.dests[number].tunnel = tunnel
+        self.dests[number].mtu = mtu
         at = <uint32_t>hash_16(key, <uint64_t>family << 16 | <uint64_t>self.dests[number].net, self.seed) & self.mask
         while self.slots[at]:
             at = (at + 1) & self.mask
@@ -90,8 +117,8 @@ cdef class DestTable:
         return None if number == DEST_NONE else number
 
     def rows(self):
-        """Destinations as dictionaries, by number: kind, net, port, addr (peers), and their counters."""
-        cdef uint32_t i
+        """Destinations as dictionaries, by number: kind, net, port, addr and mtu (peers), members (places), and counters."""
+        cdef uint32_t i, k
         cdef Dest *d
         out = []
         for i in range(self.size):
@@ -100,6 +127,7 @@ cdef class DestTable:
                 "kind": KINDS[d.kind], "net": d.net, "port": d.port,
                 "addr": PyBytes_FromStringAndSize(<char *>d.addr, 4 if d.family == 4 else 16) if d.family else None,
                 "rx_packets": d.rx_packets, "rx_bytes": d.rx_bytes, "tx_packets": d.tx_packets, "tx_bytes": d.tx_bytes,
-                "drops": d.drops,
+                "drops": d.drops, "tx_drops": d.tx_drops, "mtu": d.mtu,
+                "members": [self.members[d.members_at + k] for k in range(d.n_members)],
             })
         return out

@@ -97,6 +97,7 @@ cdef class FdbTable:
     cdef bint make_room(self, uint16_t net) noexcept nogil
     cdef void unlink(self, uint32_t slot) noexcept nogil
     cdef void link(self, uint32_t slot, uint32_t dest) noexcept nogil
+    cdef dict row(self, uint32_t slot)
     cdef uint32_t home(self, uint64_t key) noexcept nogil
     cdef uint32_t slot_of(self, uint64_t key) noexcept nogil
     cdef uint64_t key_of(self, net, mac) except 0

@@ -279,6 +279,19 @@ cdef class FdbTable:
         cdef uint32_t slot = self.slot_of(self.key_of(net, mac))
         return None if slot == FDB_NONE else self.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS]
 
+    def entry(self, uint16_t net, mac):
+        """The entry of a MAC as in ``rows``, or None."""
+        cdef uint32_t slot = self.slot_of(self.key_of(net, mac))
+        return None if slot == FDB_NONE else self.row(slot)
+
+    cdef dict row(self, uint32_t slot):
+        cdef uint64_t key = self.buckets[slot // FDB_WAYS].keys[slot % FDB_WAYS]
+        return {
+            "net": key >> 48, "mac": int(key & 0xFFFFFFFFFFFFULL).to_bytes(6, "big"),
+            "dest": self.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS], "state": STATES[self.meta[slot].state],
+            "updated_ns": self.meta[slot].updated_ns, "frozen": bool(self.meta[slot].frozen),
+        }
+
     def learn_from(self, uint16_t net, mac, uint32_t dest, int64_t now_ns):
         """What the frame of a station does: "known", "new", "moved", "refused", "frozen" or "full"."""
         cdef uint64_t key = self.key_of(net, mac)
@@ -353,12 +366,7 @@ cdef class FdbTable:
         for slot in range((self.mask + 1) * FDB_WAYS):
             key = self.buckets[slot // FDB_WAYS].keys[slot % FDB_WAYS]
             if key and (net is None or key >> 48 == net):
-                out.append({
-                    "net": key >> 48, "mac": int(key & 0xFFFFFFFFFFFFULL).to_bytes(6, "big"),
-                    "dest": self.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS],
-                    "state": STATES[self.meta[slot].state], "updated_ns": self.meta[slot].updated_ns,
-                    "frozen": bool(self.meta[slot].frozen),
-                })
+                out.append(self.row(slot))
         return out
 
     def learned_of(self, uint32_t dest):

@@ -3,7 +3,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
-from vxlanfast._ext.table.dest cimport DEST_NONE
 from vxlanfast._ext.table.hash cimport hash_u64, power_of_two, table_memory
 
 cdef enum:
@@ -32,12 +31,13 @@ cdef class NetTable:
         free(self.vnis)
         free(self.numbers)
         free(self.floods)
+        free(self.routes)
 
     def __len__(self):
         return self.size
 
     def add(self, vni, *, bint learn=True, bint flood=True, bint proxy=False, bint swallow=False, bint tags=False,
-            bint gbp=False, uint32_t mtu=0, uint32_t bum_rate=0):
+            bint gbp=False, bint snoop=False, bint mss_clamp=False, uint32_t bum_rate=0):
         """A network; returns its number. ValueError: a VNI out of range, or given twice."""
         cdef uint32_t at
         cdef Net *net
@@ -50,10 +50,9 @@ cdef class NetTable:
         net = &self.nets[self.size]
         net.vni = vni
         net.flags = ((NET_LEARN if learn else 0) | (NET_FLOOD if flood else 0) | (NET_PROXY if proxy else 0)
-                     | (NET_SWALLOW if swallow else 0) | (NET_TAGS if tags else 0) | (NET_GBP if gbp else 0))
-        net.mtu = mtu
+                     | (NET_SWALLOW if swallow else 0) | (NET_TAGS if tags else 0) | (NET_GBP if gbp else 0)
+                     | (NET_SNOOP if snoop else 0) | (NET_MSS if mss_clamp else 0))
         net.bum_rate = bum_rate
-        net.gateway = DEST_NONE
         at = <uint32_t>hash_u64(vni, self.seed) & self.mask
         while self.vnis[at]:
             at = (at + 1) & self.mask
@@ -81,13 +80,61 @@ cdef class NetTable:
             self.floods[self.n_floods] = dest
             self.n_floods += 1
 
-    def set_gateway(self, uint32_t net, uint32_t dest, mac):
-        """The network's gateway: its destination and its MAC."""
-        raw = bytes(mac)
-        if net >= self.size or len(raw) != 6:
-            raise ValueError(f"network {net} of {self.size}, MAC of {len(raw)} bytes")
-        self.nets[net].gateway = dest
+    def set_gateway(self, uint32_t net, mac, router_mac, *, addresses=()):
+        """The network's gateway: the MAC it is reached by, the MAC that what it routes comes from, its addresses."""
+        raw, own = bytes(mac), bytes(router_mac)
+        if net >= self.size or len(raw) != 6 or len(own) != 6:
+            raise ValueError(f"network {net} of {self.size}, MACs of {len(raw)} and {len(own)} bytes")
         memcpy(self.nets[net].gateway_mac, <char *>raw, 6)
+        memcpy(self.nets[net].router_mac, <char *>own, 6)
+        for addr in addresses:
+            packed = bytes(addr)
+            if len(packed) == 4 and not self.nets[net].flags & NET_GATEWAY4:
+                self.nets[net].flags |= NET_GATEWAY4
+                memcpy(self.nets[net].gateway4, <char *>packed, 4)
+            elif len(packed) == 16 and not self.nets[net].flags & NET_GATEWAY6:
+                self.nets[net].flags |= NET_GATEWAY6
+                memcpy(self.nets[net].gateway6, <char *>packed, 16)
+
+    def add_routes(self, nets, routes):
+        """Subnets that these networks' gateways route to: (address of 4 or 16 bytes, prefix length, network) each."""
+        cdef Route *grown
+        cdef Route *r
+        cdef uint32_t at = self.n_routes, count = len(routes)
+        for net in nets:
+            if not 0 <= net < self.size or self.nets[net].n_routes:
+                raise ValueError(f"network {net}: there are {self.size}, and each has one set of routes")
+        grown = <Route *>realloc(self.routes, <uint64_t>(at + count + 1) * sizeof(Route))
+        if grown == NULL:
+            raise MemoryError
+        self.routes = grown
+        for addr, length, target in sorted(routes, key=lambda route: (-route[1], route[0], route[2])):
+            raw = bytes(addr)
+            if len(raw) not in (4, 16) or not 0 <= length <= len(raw) * 8 or not 0 <= target < self.size:
+                raise ValueError(f"route to network {target} of {self.size}: /{length} of {len(raw)} bytes")
+            r = &self.routes[self.n_routes]
+            r.family = 4 if len(raw) == 4 else 6
+            r.length = length
+            r.net = target
+            padded = raw.ljust(16, b"\0")
+            memcpy(r.addr, <char *>padded, 16)
+            self.n_routes += 1
+        for net in nets:
+            self.nets[net].routes_at = at
+            self.nets[net].n_routes = count
+
+    def adopt(self, NetTable other not None):
+        """Take over the state of the rates and queriers of networks that live on."""
+        cdef uint32_t i
+        cdef uint16_t number
+        for i in range(other.size):
+            number = net_find(self, other.nets[i].vni)
+            if number != NET_NONE:
+                self.nets[number].bum_next_ns = other.nets[i].bum_next_ns
+                self.nets[number].icmp_next_ns = other.nets[i].icmp_next_ns
+                self.nets[number].querier_ns[0] = other.nets[i].querier_ns[0]
+                self.nets[number].querier_ns[1] = other.nets[i].querier_ns[1]
+                self.nets[number].unsure_ns = other.nets[i].unsure_ns
 
     def find(self, uint32_t vni):
         """The number of a VNI's network, or None."""
@@ -102,7 +149,8 @@ cdef class NetTable:
         for i in range(self.size):
             net = &self.nets[i]
             out.append({
-                "vni": net.vni, "n_flood": net.n_flood, "mtu": net.mtu, "flooded": net.flooded, "copies": net.copies,
-                "bum_limited": net.bum_limited,
+                "vni": net.vni, "n_flood": net.n_flood, "flooded": net.flooded, "copies": net.copies,
+                "bum_limited": net.bum_limited, "strangers": net.strangers,
+                "querier_ns": (net.querier_ns[0], net.querier_ns[1]),
             })
         return out

@@ -12,8 +12,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_L4_HEADER, DROP_TRUNCATED
-from vxlanfast._ext.wire.csum cimport csum_l4_ok
-from vxlanfast._ext.wire.endian cimport load_be16, load_be32, store_be16, store_be32
+from vxlanfast._ext.wire.csum cimport csum_l4_ok, csum_update
+from vxlanfast._ext.wire.endian cimport bswap16, load_be16, load_be32, store_be16, store_be32
 from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_TCP
 
 cdef enum:
@@ -27,6 +27,9 @@ cdef enum:
     TCP_OFF_CSUM = 16
     TCP_OFF_URGENT = 18
     TCP_HDR_LEN = 20
+    TCP_OPT_END = 0
+    TCP_OPT_NOP = 1
+    TCP_OPT_MSS = 2
     TCP_FLAG_FIN = 0x01
     TCP_FLAG_SYN = 0x02
     TCP_FLAG_RST = 0x04
@@ -125,3 +128,37 @@ cdef inline void tcp_write(uint8_t *p, uint16_t src, uint16_t dst, uint32_t seq,
     tcp_set_window(p, window)
     tcp_set_csum(p, 0)
     store_be16(p + TCP_OFF_URGENT, 0)
+
+
+cdef inline uint32_t tcp_mss_at(const uint8_t *p, uint32_t n) noexcept nogil:
+    """Offset of the two bytes of the MSS option (RFC 9293 §3.7.1) in a checked header; 0: it has none."""
+    cdef uint32_t at = TCP_HDR_LEN, end = tcp_hdr_len(p)
+    if end > n:
+        end = n
+    while at + 1 < end and p[at] != TCP_OPT_END:
+        if p[at] == TCP_OPT_NOP:
+            at += 1
+            continue
+        if p[at + 1] < 2 or at + p[at + 1] > end:
+            return 0
+        if p[at] == TCP_OPT_MSS:
+            return at + 2 if p[at + 1] == 4 else 0
+        at += p[at + 1]
+    return 0
+
+
+cdef inline bint tcp_clamp_mss(uint8_t *p, uint32_t n, uint16_t most) noexcept nogil:
+    """An MSS above ``most`` becomes it, the checksum with it; whether it was changed. Of a checked header with SYN."""
+    cdef uint32_t at = tcp_mss_at(p, n)
+    cdef uint16_t old, new = most
+    if at == 0:
+        return False
+    old = load_be16(p + at)
+    if old <= most:
+        return False
+    store_be16(p + at, most)
+    if at & 1:  # the sum sees its bytes the other way round
+        old = bswap16(old)
+        new = bswap16(new)
+    tcp_set_csum(p, csum_update(tcp_csum(p), old, new))
+    return True

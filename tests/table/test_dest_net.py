@@ -47,7 +47,7 @@ def test_peers_are_of_a_network() -> None:
         (lambda d, n: n.add(1 << 24), "VNI 16777216: 0 to 16777215"),
         (lambda d, n: n.set_flood(0, [0], []), "network 0 has a flood list"),
         (lambda d, n: n.set_flood(1, [], []), "network 1: there are 1"),
-        (lambda d, n: n.set_gateway(0, 0, b"123"), "network 0 of 1, MAC of 3 bytes"),
+        (lambda d, n: n.set_gateway(0, b"123", bytes(6)), "network 0 of 1, MACs of 3 and 6 bytes"),
         (lambda d, n: NetTable(0), "capacity = 0: 1 to 65535 networks"),
         (lambda d, n: DestTable(0), "capacity = 0: 1 to 16777216 destinations"),
     ],

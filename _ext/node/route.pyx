@@ -1,0 +1,234 @@
+"""The gateway: answers ping, and routes between the subnets of one network. It takes the rows that Bridge gave its MAC.
+
+A routed packet leaves as the kernel would send it (RFC 1812 §5.2, §5.3): its header checked, TTL one less, from the router's
+own MAC to the neighbour's. What cannot be routed becomes an ICMP error to its sender, within a rate.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_count
+from vxlanfast._ext.node.reply cimport (
+    TTL, become_error, icmp_allowed, is_one_host4, is_one_host6, may_report,
+)
+from vxlanfast._ext.table.dest cimport DEST_GATEWAY, DEST_PEER, DEST_PLACES, DEST_PORT, Dest, DestTable
+from vxlanfast._ext.table.fdb cimport FDB_NONE, FDB_WAYS, FdbTable, fdb_key
+from vxlanfast._ext.table.neigh cimport (
+    NEIGH_GATEWAY, NEIGH_NONE, NeighEntry, NeighTable, neigh_find, neigh_key4, neigh_key6,
+)
+from vxlanfast._ext.table.net cimport NET_NONE, Net, NetTable, route_find
+from vxlanfast._ext.verdict cimport (
+    Verdict, PASS, DROP_GATEWAY_REFUSED, DROP_INNER_HEADER, DROP_INNER_TAG, DROP_MARTIAN, DROP_NO_NEIGHBOUR, DROP_NO_ROUTE,
+    DROP_TTL, RULE_ECHO, RULE_NO_NEIGHBOUR, RULE_NO_ROUTE, RULE_REFUSED, RULE_ROUTED, RULE_TTL, VERDICT_COUNT,
+)
+from vxlanfast._ext.wire.csum cimport csum_update
+from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_be64, store_be16
+from vxlanfast._ext.wire.eth cimport (
+    ETH_HDR_LEN, ETH_OFF_DST, ETH_OFF_SRC, ETH_OFF_TYPE, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_skip_tags, eth_write,
+)
+from vxlanfast._ext.wire.icmp cimport (
+    ICMP6_DEST_UNREACH, ICMP6_ECHO, ICMP6_ECHO_REPLY, ICMP6_TIME_EXCEEDED, ICMP_DEST_UNREACH, ICMP_ECHO, ICMP_ECHO_REPLY,
+    ICMP_HDR_LEN, ICMP_OFF_CSUM, ICMP_TIME_EXCEEDED,
+)
+from vxlanfast._ext.wire.ipv4 cimport (
+    IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_UDP, IPV4_FRAG_MASK, IPV4_OFF_CSUM, IPV4_OFF_DST, IPV4_OFF_PROTO, IPV4_OFF_SRC,
+    IPV4_OFF_TTL, ipv4_check, ipv4_csum_ok, ipv4_frag, ipv4_hdr_len, ipv4_total_len,
+)
+from vxlanfast._ext.wire.ipv6 cimport (
+    IPV6_HDR_LEN, IPV6_OFF_DST, IPV6_OFF_HOPS, IPV6_OFF_NEXT, IPV6_OFF_SRC, ipv6_check, ipv6_payload_len,
+)
+
+cdef enum:
+    UNREACH_NET = 0         # codes of ICMP type 3 (RFC 792) and of ICMPv6 type 1 (RFC 4443 §3.1)
+    UNREACH_HOST = 1
+    UNREACH_PORT = 3
+    UNREACH6_NO_ROUTE = 0
+    UNREACH6_ADDRESS = 3
+    UNREACH6_PORT = 4
+
+
+cdef struct Packet:
+    uint8_t *frame
+    uint8_t *ip
+    uint32_t l3
+    uint32_t n          # bytes of the IP packet that are there
+    uint32_t length     # that it says it has
+    uint32_t hdr_len
+    uint8_t family
+    uint8_t proto
+
+
+cdef class Route:
+    """Rows whose destination is a gateway."""
+    cdef NetTable nets
+    cdef DestTable dests
+    cdef FdbTable fdb
+    cdef NeighTable neigh
+    cdef readonly uint64_t answered     # pings
+    cdef readonly uint64_t errors       # rows that became ICMP errors
+    cdef uint64_t counts[VERDICT_COUNT]
+
+    def __cinit__(self, NetTable nets not None, DestTable dests not None, FdbTable fdb not None, NeighTable neigh not None):
+        self.nets = nets
+        self.dests = dests
+        self.fdb = fdb
+        self.neigh = neigh
+
+    cdef Verdict complain(self, Columns *c, uint32_t i, const Packet *p, uint8_t kind4, uint8_t code4, uint8_t kind6,
+                          uint8_t code6, uint8_t rule, Verdict otherwise) noexcept nogil:
+        """The row becomes an error to its sender where it may, else it is dropped."""
+        cdef Net *net = self.nets.nets + c.net[i]
+        if not may_report(p.frame, p.ip, p.n) or not icmp_allowed(net, c.ts_ns[i]):
+            return otherwise
+        if not become_error(c, i, net, p.l3, p.n, kind4 if p.family == 4 else kind6, code4 if p.family == 4 else code6, 0,
+                            rule):
+            return otherwise
+        self.errors += 1
+        return PASS
+
+    cdef Verdict own(self, Columns *c, uint32_t i, const Packet *p) noexcept nogil:
+        """To an address of the gateway: an echo request is turned round where it lies, and nothing else is served."""
+        cdef uint8_t *l4 = p.ip + p.hdr_len
+        cdef uint8_t addr[16]
+        cdef uint8_t mac[6]
+        cdef uint16_t old
+        cdef uint32_t size = 4 if p.family == 4 else 16, src = IPV4_OFF_SRC if p.family == 4 else IPV6_OFF_SRC
+        if (p.n >= p.hdr_len + ICMP_HDR_LEN and p.proto == (IP_PROTO_ICMP if p.family == 4 else IP_PROTO_ICMPV6)
+                and l4[0] == (ICMP_ECHO if p.family == 4 else ICMP6_ECHO) and l4[1] == 0
+                and (p.family == 6 or ipv4_frag(p.ip) & 0x3FFF == 0)):
+            memcpy(mac, p.frame, 6)
+            memcpy(p.frame + ETH_OFF_DST, p.frame + ETH_OFF_SRC, 6)
+            memcpy(p.frame + ETH_OFF_SRC, mac, 6)
+            memcpy(addr, p.ip + src, size)
+            memcpy(p.ip + src, p.ip + src + size, size)
+            memcpy(p.ip + src + size, addr, size)
+            if p.family == 4:
+                old = load_be16(p.ip + IPV4_OFF_TTL)
+                p.ip[IPV4_OFF_TTL] = TTL
+                store_be16(p.ip + IPV4_OFF_CSUM,
+                           csum_update(load_be16(p.ip + IPV4_OFF_CSUM), old, load_be16(p.ip + IPV4_OFF_TTL)))
+            else:
+                p.ip[IPV6_OFF_HOPS] = TTL
+            # The sum covers the type; the addresses of the pseudo header have only changed places.
+            old = load_be16(l4)
+            l4[0] = ICMP_ECHO_REPLY if p.family == 4 else ICMP6_ECHO_REPLY
+            store_be16(l4 + ICMP_OFF_CSUM, csum_update(load_be16(l4 + ICMP_OFF_CSUM), old, load_be16(l4)))
+            c.dest[i] = c.origin[i]
+            c.rule[i] = RULE_ECHO
+            self.answered += 1
+            return PASS
+        if p.proto == IP_PROTO_UDP:
+            return self.complain(c, i, p, ICMP_DEST_UNREACH, UNREACH_PORT, ICMP6_DEST_UNREACH, UNREACH6_PORT, RULE_REFUSED,
+                                 DROP_GATEWAY_REFUSED)
+        return DROP_GATEWAY_REFUSED
+
+    cdef Verdict route(self, Columns *c, uint32_t i) noexcept nogil:
+        cdef Net *net = self.nets.nets + c.net[i]
+        cdef Packet p
+        cdef NeighEntry key
+        cdef uint16_t ethertype = 0, target, old
+        cdef uint32_t at, slot, dest
+        cdef const uint8_t *to
+        cdef const NeighEntry *e = NULL
+        p.frame = c.arena + c.off[i]
+        if eth_skip_tags(p.frame, c.len[i], ETH_OFF_TYPE, &ethertype, &p.l3) != PASS:
+            return DROP_INNER_HEADER
+        p.ip = p.frame + p.l3
+        p.n = c.len[i] - p.l3
+        if ethertype == ETH_TYPE_IPV4:
+            if ipv4_check(p.ip, p.n) != PASS or not ipv4_csum_ok(p.ip):
+                return DROP_INNER_HEADER  # RFC 1812 §5.2.2
+            p.family = 4
+            p.hdr_len = ipv4_hdr_len(p.ip)
+            p.length = ipv4_total_len(p.ip)
+            p.proto = p.ip[IPV4_OFF_PROTO]
+            to = p.ip + IPV4_OFF_DST
+            if not is_one_host4(load_be32(p.ip + IPV4_OFF_SRC)) or not is_one_host4(load_be32(to)):
+                return DROP_MARTIAN
+            neigh_key4(&key, c.net[i], to)
+        elif ethertype == ETH_TYPE_IPV6:
+            if ipv6_check(p.ip, p.n) != PASS:
+                return DROP_INNER_HEADER
+            p.family = 6
+            p.hdr_len = IPV6_HDR_LEN
+            p.length = IPV6_HDR_LEN + ipv6_payload_len(p.ip)
+            p.proto = p.ip[IPV6_OFF_NEXT]
+            to = p.ip + IPV6_OFF_DST
+            if not is_one_host6(p.ip + IPV6_OFF_SRC) or not is_one_host6(to):
+                return DROP_MARTIAN
+            neigh_key6(&key, c.net[i], to)
+        else:
+            return DROP_GATEWAY_REFUSED
+        if p.length < p.hdr_len or p.length > c.wire_len[i] - p.l3:
+            return DROP_INNER_HEADER
+        if p.n > p.length:
+            p.n = p.length
+        at = neigh_find(self.neigh, &key)
+        if at != NEIGH_NONE and self.neigh.entries[at].flags & NEIGH_GATEWAY:
+            return self.own(c, i, &p)
+        if p.family == 6 and (load_be16(to) & 0xFFC0 == 0xFE80 or load_be16(p.ip + IPV6_OFF_SRC) & 0xFFC0 == 0xFE80):
+            return DROP_MARTIAN  # of a link, and stays there (RFC 4291 §2.5.6)
+        target = route_find(self.nets, net, p.family, key.addr)
+        if target != NET_NONE:
+            key.net = target
+            at = neigh_find(self.neigh, &key)
+            if at != NEIGH_NONE:
+                e = self.neigh.entries + at
+                if e.flags & NEIGH_GATEWAY:
+                    return self.own(c, i, &p)
+        if p.ip[IPV4_OFF_TTL if p.family == 4 else IPV6_OFF_HOPS] <= 1:
+            return self.complain(c, i, &p, ICMP_TIME_EXCEEDED, 0, ICMP6_TIME_EXCEEDED, 0, RULE_TTL, DROP_TTL)
+        if target == NET_NONE:
+            return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_NET, ICMP6_DEST_UNREACH, UNREACH6_NO_ROUTE,
+                                 RULE_NO_ROUTE, DROP_NO_ROUTE)
+        slot = FDB_NONE
+        if e != NULL:
+            slot = self.fdb.slot_of(fdb_key(target, load_be64(e.mac) >> 16))
+        if slot == FDB_NONE:
+            return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_HOST, ICMP6_DEST_UNREACH, UNREACH6_ADDRESS,
+                                 RULE_NO_NEIGHBOUR, DROP_NO_NEIGHBOUR)
+        if p.l3 != ETH_HDR_LEN:
+            return DROP_INNER_TAG  # a tag means something in its own network alone
+        dest = self.fdb.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS]
+        if self.dests.dests[dest].kind == DEST_PLACES:
+            dest = self.dests.members[self.dests.dests[dest].members_at]
+        if p.family == 4:
+            old = load_be16(p.ip + IPV4_OFF_TTL)
+            p.ip[IPV4_OFF_TTL] -= 1
+            store_be16(p.ip + IPV4_OFF_CSUM,
+                       csum_update(load_be16(p.ip + IPV4_OFF_CSUM), old, load_be16(p.ip + IPV4_OFF_TTL)))
+        else:
+            p.ip[IPV6_OFF_HOPS] -= 1
+        eth_write(p.frame, e.mac, self.nets.nets[target].router_mac, ethertype)
+        c.len[i] = ETH_HDR_LEN + p.n
+        c.wire_len[i] = ETH_HDR_LEN + p.length  # what stood behind the packet was its last link's padding
+        c.net[i] = target
+        c.vni[i] = self.nets.nets[target].vni
+        c.dest[i] = dest
+        c.rule[i] = RULE_ROUTED
+        return PASS
+
+    cdef void route_rows(self, Columns *c) noexcept nogil:
+        cdef uint32_t k, i
+        cdef Dest *origin
+        cdef Verdict v
+        for k in range(row_count(c)):
+            i = row_at(c, k)
+            if c.verdict[i] != PASS or self.dests.dests[c.dest[i]].kind != DEST_GATEWAY:
+                continue
+            v = self.route(c, i)
+            self.counts[<uint8_t>v] += 1
+            if v != PASS:
+                c.verdict[i] = v
+                origin = self.dests.dests + c.origin[i]
+                origin.drops += 1
+
+    def process(self, PacketBatch batch not None):
+        """Every row that goes to a gateway: on PASS it has another destination."""
+        with nogil:
+            self.route_rows(&batch.c)
+        return batch
+
+    def counters(self):
+        """Rows to gateways by verdict since the start: ``{Verdict: rows}`` of those that occur."""
+        from vxlanfast._ext.verdict import Verdict
+        return {Verdict(i): self.counts[i] for i in range(VERDICT_COUNT) if self.counts[i]}

@@ -1,0 +1,180 @@
+"""A plane's tables as iproute2 prints a host's, in its words and with its JSON keys; and what was counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from vxlanfast._ext.verdict import RULES, SENTENCES
+from vxlanfast.dataplane import GATEWAY, Dataplane
+from vxlanfast.errors import SpecError
+
+Row = dict[str, Any]
+
+
+def _names(plane: Dataplane) -> dict[int, str]:
+    return {network.vni: network.name for network in plane.spec.network}
+
+
+def fdb_rows(plane: Dataplane) -> Iterator[Row]:
+    """The forwarding table, with the keys of ``bridge -j fdb show``: a row for each place of a MAC, in order."""
+    names = _names(plane)
+    for row in sorted(plane.stations(), key=lambda row: (row["vni"], row["mac"])):
+        name, state = names[int(str(row["vni"]))], str(row["state"])
+        flags = ["sticky"] if row["frozen"] else []
+        for place in str(row["place"]).split(","):
+            out: Row = {"mac": row["mac"]}
+            if row["remote"] and (row["vni"], place) in plane.vteps:
+                out |= {"ifname": name, "dst": place, "vni": row["vni"], "flags": ["self", *flags]}
+            else:
+                ifname = name if place == GATEWAY else place
+                out |= {"ifname": ifname, "vni": row["vni"], "flags": flags, "master": name}
+            yield out | {"state": {"learned": "", "local": "permanent"}.get(state, state)}
+
+
+def fdb_lines(plane: Dataplane) -> Iterator[str]:
+    for row in fdb_rows(plane):
+        words = [row["mac"], "dev", row["ifname"]]
+        for key in ("dst", "vni"):
+            words += [key, row[key]] if key in row else []
+        words += [*row["flags"], *(["master", row["master"]] if "master" in row else []), row["state"]]
+        yield " ".join(str(word) for word in words if word != "")
+
+
+def neigh_rows(plane: Dataplane) -> Iterator[Row]:
+    """The neighbour table, with the keys of ``ip -j neigh show``."""
+    names = _names(plane)
+    for row in sorted(plane.neighbours(), key=lambda row: (row["vni"], len(str(row["address"])), row["address"])):
+        out: Row = {"dst": row["address"], "dev": names[int(str(row["vni"]))], "vni": row["vni"], "lladdr": row["mac"]}
+        if row["router"] or row["gateway"]:
+            out["router"] = None
+        yield out | {"state": ["PERMANENT"]}
+
+
+def neigh_lines(plane: Dataplane) -> Iterator[str]:
+    for row in neigh_rows(plane):
+        router = " router" if "router" in row else ""
+        yield f"{row['dst']} dev {row['dev']} vni {row['vni']} lladdr {row['lladdr']}{router} {row['state'][0]}"
+
+
+def mdb_rows(plane: Dataplane) -> Iterator[Row]:
+    """Multicast memberships, with the keys of ``bridge -j mdb show``; group ``*``: routes multicast."""
+    names = _names(plane)
+    for row in sorted(plane.memberships(), key=lambda row: (row["vni"], str(row["group"]), str(row["place"]))):
+        remote = (row["vni"], row["place"]) in plane.vteps
+        name = names[int(str(row["vni"]))]
+        yield {
+            "dev": name, "port": name if remote else row["place"], "grp": row["group"], "state": "temp",
+            **({"dst": row["place"]} if remote else {}), "vni": row["vni"], "expires_ns": row["expires_ns"],
+        }  # fmt: skip
+
+
+def mdb_lines(plane: Dataplane) -> Iterator[str]:
+    for row in mdb_rows(plane):
+        dst = f" dst {row['dst']}" if "dst" in row else ""
+        yield f"dev {row['dev']} port {row['port']} grp {row['grp']}{dst} vni {row['vni']} {row['state']}"
+
+
+def vtep_rows(plane: Dataplane) -> Iterator[Row]:
+    """The peers of each network: whether they get what is flooded, the MTU through them, and their counters."""
+    names, stats = _names(plane), plane.stats()
+    for (vni, vtep), flood in sorted(plane.vteps.items()):
+        yield {
+            "ifname": names[vni], "vni": vni, "dst": vtep, "flood": flood, "mtu": plane.spec.overlay_mtu(vtep),
+            **asdict(stats.peers[vni, vtep]),
+        }  # fmt: skip
+
+
+def vtep_lines(plane: Dataplane) -> Iterator[str]:
+    heads = (
+        "vtep",
+        "vni",
+        "network",
+        "flood",
+        "mtu",
+        "rx packets",
+        "rx bytes",
+        "tx packets",
+        "tx bytes",
+        "drops",
+        "tx drops",
+    )
+    keys = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "drops", "tx_drops")
+    rows = [
+        (
+            r["dst"],
+            r["vni"],
+            r["ifname"],
+            "yes" if r["flood"] else "no",
+            r["mtu"] or "-",
+            *(f"{r[key]:,}" for key in keys),
+        )
+        for r in vtep_rows(plane)
+    ]
+    yield from aligned(heads, rows)
+
+
+def counter_row(plane: Dataplane) -> Row:
+    """Everything counted, with names of reasons instead of numbers."""
+    stats = plane.stats()
+    out = asdict(stats)
+    out["drops"] = {verdict.name: number for verdict, number in stats.drops.items()}
+    out["send_drops"] = {verdict.name: number for verdict, number in stats.send_drops.items()}
+    out["rules"] = {rule.name: number for rule, number in stats.rules.items()}
+    out["peers"] = [{"vni": vni, "vtep": vtep, **asdict(t)} for (vni, vtep), t in stats.peers.items()]
+    return out
+
+
+def counter_lines(plane: Dataplane) -> Iterator[str]:
+    stats = plane.stats()
+    yield f"{stats.packets:,} came, {stats.passed:,} passed, {sum(stats.drops.values()):,} dropped; {stats.sent:,} sent"
+    heads = ("", "rx packets", "rx bytes", "tx packets", "tx bytes", "drops", "tx drops")
+    rows = []
+    named = [(f"port {name}", traffic) for name, traffic in stats.ports.items()]
+    named += [(f"vtep {vtep} vni {vni}", traffic) for (vni, vtep), traffic in sorted(stats.peers.items())]
+    named += [(f"vni {vni}", network.traffic) for vni, network in sorted(stats.networks.items())]
+    for name, t in named:
+        numbers = (t.rx_packets, t.rx_bytes, t.tx_packets, t.tx_bytes, t.drops, t.tx_drops)
+        rows.append((name, *(f"{number:,}" for number in numbers)))
+    yield from aligned(heads, rows)
+    for title, reasons in (
+        ("dropped", {SENTENCES[v]: n for v, n in stats.drops.items()}),
+        ("dropped on the way out", {SENTENCES[v]: n for v, n in stats.send_drops.items()}),
+        ("sent", {RULES[r]: n for r, n in stats.rules.items()}),
+    ):
+        for sentence, number in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
+            yield f"{title} {number:,}: {sentence}"
+
+
+def aligned(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """A table in columns, the first at the left and the others at the right; nothing where there are no rows."""
+    table = [[str(cell) for cell in row] for row in (heads, *rows)]
+    if len(table) == 1:
+        return
+    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
+    for row in table:
+        cells = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+Lines = Callable[[Dataplane], Iterator[str]]
+#: What ``--show`` can show: as text, and for JSON.
+TABLES: dict[str, tuple[Lines, Callable[[Dataplane], Any]]] = {
+    "fdb": (fdb_lines, lambda plane: list(fdb_rows(plane))),
+    "neigh": (neigh_lines, lambda plane: list(neigh_rows(plane))),
+    "mdb": (mdb_lines, lambda plane: list(mdb_rows(plane))),
+    "vtep": (vtep_lines, lambda plane: list(vtep_rows(plane))),
+    "counters": (counter_lines, counter_row),
+}
+
+
+def parse_tables(text: str) -> tuple[str, ...]:
+    """``fdb,neigh`` as names of tables. SpecError: there is no such one."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in TABLES:
+            raise SpecError(f"table {name!r}: {', '.join(TABLES)}")
+    return names
