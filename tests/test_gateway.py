@@ -419,3 +419,11 @@ def test_a_broken_mss_option_is_left_alone() -> None:
 def test_what_a_spec_gets_wrong(change: tuple[str, str], text: str) -> None:
     with pytest.raises(vf.SpecError, match=text):
         vf.parse_spec(SPEC.replace(*change))
+
+
+def test_a_neighbour_that_has_the_gateways_mac() -> None:
+    """Nobody lives there: the sender is told, and nothing leaves by the underlay as it is."""
+    p = plane()
+    p.set_neighbour(102, "10.0.2.50", GW6)
+    port, out = one(p, "a", Ether(src=A, dst=GW) / IP(src="10.0.1.10", dst="10.0.2.50") / UDP())
+    assert port == "a" and (out[ICMP].type, out[ICMP].code) == (3, 1)

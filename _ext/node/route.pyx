@@ -126,7 +126,7 @@ cdef class Route:
         cdef Packet p
         cdef NeighEntry key
         cdef uint16_t ethertype = 0, target, old
-        cdef uint32_t at, slot, dest
+        cdef uint32_t at, slot, dest = 0
         cdef const uint8_t *to
         cdef const NeighEntry *e = NULL
         p.frame = c.arena + c.off[i]
@@ -183,14 +183,17 @@ cdef class Route:
         slot = FDB_NONE
         if e != NULL:
             slot = self.fdb.slot_of(fdb_key(target, load_be64(e.mac) >> 16))
+            if slot != FDB_NONE:
+                dest = self.fdb.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS]
+                if self.dests.dests[dest].kind == DEST_PLACES:
+                    dest = self.dests.members[self.dests.dests[dest].members_at]
+                if self.dests.dests[dest].kind == DEST_GATEWAY:
+                    slot = FDB_NONE  # an entry that says a neighbour has the gateway's MAC: nobody to send it to
         if slot == FDB_NONE:
             return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_HOST, ICMP6_DEST_UNREACH, UNREACH6_ADDRESS,
                                  RULE_NO_NEIGHBOUR, DROP_NO_NEIGHBOUR)
         if p.l3 != ETH_HDR_LEN:
             return DROP_INNER_TAG  # a tag means something in its own network alone
-        dest = self.fdb.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS]
-        if self.dests.dests[dest].kind == DEST_PLACES:
-            dest = self.dests.members[self.dests.dests[dest].members_at]
         if p.family == 4:
             old = load_be16(p.ip + IPV4_OFF_TTL)
             p.ip[IPV4_OFF_TTL] -= 1

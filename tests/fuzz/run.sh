@@ -55,6 +55,7 @@ status=0
 for target; do
     length=70000
     [ "$target" != fuzz_frame ] || length=4000
+    [ "$target" != fuzz_plane ] || length=2000
     log=fuzz-work/$target.log
     mkdir -p "fuzz-work/corpus/$target" "fuzz-work/seeds/$target"
     "build/fuzz/tests/fuzz/$target" -max_total_time="$seconds" -max_len=$length -timeout=20 -rss_limit_mb=1024 \
