@@ -30,7 +30,7 @@ CaptureWriter
     write(batch: PacketBatch) -> None
 Dataplane
     __init__(spec: NodeSpec) -> None
-    apply(spec: NodeSpec) -> int
+    apply(spec: NodeSpec | Prepared) -> int
     delete_neighbour(vni: int, address: str) -> bool
     delete_station(vni: int, mac: str) -> bool
     explain(batch: PacketBatch, *, first: int = 1) -> list[Decision]
@@ -41,6 +41,7 @@ Dataplane
     place_names() -> dict[int, Place]
     property port_names
     property ports
+    prepare(spec: NodeSpec) -> Prepared
     process(batch: PacketBatch, *, explain: bool = False) -> PacketBatch
     set_neighbour(vni: int, address: str, mac: str, place: str | None = None) -> None
     set_station(vni: int, mac: str, *places: str) -> None

@@ -58,7 +58,13 @@ class _Compiled:
         size += sum(map(len, members.values()))
         self.nets = NetTable(max(1, len(spec.network)), seed=spec.seed)
         self.dests = DestTable(size, seed=spec.seed)
-        self.fdb = FdbTable(spec.stations, dests=size, ageing_ns=spec.ageing_s * SECOND_NS, seed=spec.seed)
+        self.fdb = FdbTable(
+            spec.stations,
+            dests=size,
+            owner_limit=max((n.learned_limit for n in spec.network), default=0),
+            ageing_ns=spec.ageing_s * SECOND_NS,
+            seed=spec.seed,
+        )
         self.neigh = NeighTable(spec.neighbours, seed=spec.seed)
         self.groups = GroupTable(spec.memberships, dests=size, seed=spec.seed)
         self.places: dict[Place, int] = {}
@@ -207,6 +213,27 @@ def _members(spec: NodeSpec) -> dict[int, dict[str, bool]]:
     return members
 
 
+def _compiled(spec: NodeSpec) -> _Compiled:
+    try:
+        return _Compiled(spec)
+    except OverflowError as error:
+        raise TableFullError(str(error)) from None
+
+
+class Prepared:
+    """A spec, compiled by ``Dataplane.prepare`` and waiting for ``apply``."""
+
+    def __init__(self, compiled: _Compiled) -> None:
+        self.spec = compiled.spec
+        self._compiled: _Compiled | None = compiled
+
+    def _take(self) -> _Compiled:
+        compiled, self._compiled = self._compiled, None
+        if compiled is None:
+            raise ValueError("this was applied before: a plane owns its tables")
+        return compiled
+
+
 class Dataplane:
     """A node that decides: batches in, the same batches out, rows added where a frame goes to several places.
 
@@ -232,10 +259,7 @@ class Dataplane:
     """
 
     def __init__(self, spec: NodeSpec) -> None:
-        try:
-            self._now = _Compiled(spec)
-        except OverflowError as error:
-            raise TableFullError(str(error)) from None
+        self._now = _compiled(spec)
 
     @property
     def spec(self) -> NodeSpec:
@@ -281,17 +305,19 @@ class Dataplane:
             raise SpecError(f"port {port!r}: there are {', '.join(self.port_names)}")
         return number
 
-    def apply(self, spec: NodeSpec) -> int:
+    def prepare(self, spec: NodeSpec) -> Prepared:
+        """Compile ``spec`` while this plane goes on (in another thread, perhaps); ``apply`` takes it then. For once."""
+        return Prepared(_compiled(spec))
+
+    def apply(self, spec: NodeSpec | Prepared) -> int:
         """Be what ``spec`` says from now on; returns how many learned entries came along.
 
         A new plane is compiled beside the running one: what cannot be leaves this one as it is. Authoritative entries
-        are the new spec's alone; learned ones come along where their network and place live on. Of a network that is
-        gone nothing is left, so its VNI may be used again at once.
+        are the new spec's alone; learned ones and multicast memberships come along where their network and place live
+        on. Of a network that is gone nothing is left, so its VNI may be used again at once. Counters begin anew.
+        ValueError: it was applied before.
         """
-        try:
-            new = _Compiled(spec)
-        except OverflowError as error:
-            raise TableFullError(str(error)) from None
+        new = spec._take() if isinstance(spec, Prepared) else _compiled(spec)
         came = new.adopt(self._now)
         self._now = new
         return came

@@ -187,7 +187,7 @@ class Case:
     limit: Act | None = None
     note: str = ""
 
-    def measure(self, rounds: int, slice_s: float) -> Figure:
+    def measure(self, rounds: int, slice_s: float, *, job: str = "memory") -> Figure:
         """The figure, of rounds in which both sides have their turn."""
         seconds: list[float] = []
         limits: list[float] = []
@@ -198,7 +198,7 @@ class Case:
                     if number:
                         into.append(taken / self.rows * PER)
         return Figure(
-            job="memory", size=self.size, side=self.name, packets=PER, packet_len=self.packet_len,
+            job=job, size=self.size, side=self.name, packets=PER, packet_len=self.packet_len,
             seconds=tuple(seconds), limit_seconds=tuple(limits), measured_packets=PER, note=self.note,
         )  # fmt: skip
 

@@ -79,6 +79,15 @@ def startup_line(report: Report) -> str:
     )
 
 
+def plane_cells(figure: Figure) -> tuple[str, ...]:
+    """A row of the plane's table."""
+    limit = rounded(figure.limit_mpps) if figure.limit_mpps else ""
+    return (
+        figure.side, size_label(figure.size), rounded(figure.mpps), rounded(figure.ns_per_packet), figure.note, limit,
+        times(figure.ratio),
+    )  # fmt: skip
+
+
 def memory_line(report: Report) -> str:
     """How memory was measured, as a sentence; empty where it was not."""
     if not of_jobs(report, "memory"):
@@ -157,6 +166,12 @@ def text_tables(report: Report) -> list[RenderableType]:
                 rounded(f.ns_per_packet), limit, times(f.ratio), f.note,
             )  # fmt: skip
         tables += [made, memory_line(report)]
+    plane = of_jobs(report, "plane")
+    if plane:
+        made = table("the plane, one core", "what", "frames, entries", "M/s", "ns", "beside", "M/s", "against it")
+        for f in plane:
+            made.add_row(*plane_cells(f))
+        tables.append(made)
     startup = of_jobs(report, "startup")
     if startup:
         made = table("start-up, whole processes", "what", "ms", "fastest – slowest", "")
@@ -250,6 +265,10 @@ def markdown(report: Report) -> str:
             "",
         ]
         parts += [memory_line(report), ""]
+    plane = of_jobs(report, "plane")
+    if plane:
+        heads = ["the plane, one core", "frames, entries", "M/s", "ns", "beside", "M/s", "against it"]
+        parts += [*_markdown_table(heads, [list(plane_cells(f)) for f in plane], 2), ""]
     if line := startup_line(report):
         parts += [line, ""]
     parts += [

@@ -21,7 +21,7 @@ from vxlanfast.benchmark.peers import BASELINE, PEERS, Peer, Task, call, check
 from vxlanfast.benchmark.results import CANNOT, FAILED, MEASURED, NOT_INSTALLED, Figure, Report
 from vxlanfast.errors import OutputError, SpecError, VxlanFastError
 
-JOBS = ("decap", "encap", "memory", "startup")
+JOBS = ("decap", "encap", "memory", "plane", "startup")
 PACKETS = 8_000_000
 ROUNDS = 5
 #: Bytes of file for each packet asked for: with the default number, files of 1.2 GB at most.
@@ -429,6 +429,11 @@ def run(settings: Settings, progress: Progress = lambda text: None) -> Report:
             )
             figures += measure_memory(settings.rounds, progress, slice_s=slice_s, stream_len=stream_len)
             notes["memory_limit"] = limit_name()
+        if "plane" in settings.jobs:
+            from vxlanfast.benchmark.memory import SLICE_S
+            from vxlanfast.benchmark.plane import measure_plane
+
+            figures += measure_plane(settings.rounds, progress, slice_s=0.001 if settings.is_trial else SLICE_S)
         if "startup" in settings.jobs:
             figures += measure_startup(settings, inputs, progress)
         return Report(
