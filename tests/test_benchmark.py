@@ -658,7 +658,7 @@ def test_command(tmp_path: Path) -> None:
     ("arguments", "code", "said"),
     [
         (("--sizes", "65"), 2, "'65': 64, imix, 1400"),
-        (("--jobs", "decap,all"), 2, "'all': decap, encap, memory, startup"),
+        (("--jobs", "decap,all"), 2, "'all': decap, encap, memory, plane, startup"),
         (("--packets", "0"), 2, "0 is not in the range"),
         (("--svg", "/none/there.svg"), 1, "/none/there.svg: No such file or directory"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import vxlanfast as vf
+from tests.support import ROOT
 from vxlanfast.node_spec import UNDERLAY
 
 GOOD = """
@@ -124,3 +125,11 @@ def test_what_cannot_be(old: str, new: str, text: str) -> None:
     with pytest.raises(vf.SpecError, match=text) as caught:
         vf.parse_spec(GOOD.replace(old, new, 1), "x")
     assert str(caught.value).startswith("x: ") and "\n" not in str(caught.value)
+
+
+def test_the_readmes_node() -> None:
+    """What the README shows is a node as it stands there."""
+    text = (ROOT / "README.md").read_text()
+    example = text[text.index("```toml\n") + 8 :]
+    spec = vf.parse_spec(example[: example.index("```")])
+    assert spec.network[0].members == {"192.0.2.2": True} and vf.Dataplane(spec).ports == {"underlay": 0, "veth1": 1}

@@ -4,6 +4,7 @@ Plain Python that takes what it can get out of a file: the core is built for the
 imported here.
 """
 
+import random
 import struct
 import sys
 import zlib
@@ -73,12 +74,21 @@ def frame_input(frames: list[Frame]) -> bytes:
     return settings(body) + body
 
 
+def sequences(count: int, length: int) -> Iterator[bytes]:
+    """Steps for fuzz_plane.py: half of the bytes below 150, which are frames, since a long talk has more of them."""
+    for seed in range(count):
+        rng = random.Random(seed)
+        yield bytes(rng.choice((rng.randrange(256), rng.randrange(150))) for _ in range(length))
+
+
 def write(folder: Path, content: bytes) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{zlib.crc32(content):08x}-{len(content)}").write_bytes(content)
 
 
 def main(out: Path, directories: list[Path]) -> None:
+    for sequence in sequences(40, 600):
+        write(out / "fuzz_plane", sequence)
     for path in sorted(path for directory in directories for path in directory.rglob("*") if path.is_file()):
         data = path.read_bytes()
         if data[:4] == b"\n\r\r\n":

@@ -414,14 +414,16 @@ def _panel(
     return out, height
 
 
-def _memory_panel(x: float, y: float, width: float, figures: Sequence[Figure]) -> tuple[list[str], float]:
-    """One bar a row, and a mark where memcpy of the same bytes is."""
+def _core_panel(
+    x: float, y: float, width: float, title: str, heads: tuple[str, str, str], figures: Sequence[Figure]
+) -> tuple[list[str], float]:
+    """One bar a row, and a mark for what it is measured beside: memcpy of the same bytes, or what the note names."""
     rows = [f for f in figures if f.measured]
     label, numbers = 268.0, 190.0
     left, right = x + label, x + width - numbers
     height = HEAD + ROW * len(rows) + 22
-    out = [_text(x, y + 14, "in memory, one core", "head")]
-    for place, name in ((width - 126, "Mpps"), (width - 72, "ns"), (width, "× memcpy")):
+    out = [_text(x, y + 14, title, "head")]
+    for place, name in zip((width - 126, width - 72, width), heads, strict=True):
         out.append(_text(x + place, y + 36, name, "soft small end"))
     scale = Scale([v for f in rows for v in (f.mpps, f.limit_mpps) if v], left, right)
     top, bottom = y + HEAD - 4, y + HEAD + ROW * len(rows)
@@ -430,7 +432,8 @@ def _memory_panel(x: float, y: float, width: float, figures: Sequence[Figure]) -
         out.append(_text(scale.at(value), bottom + 13, _tick(value), "soft small middle"))
     for number, f in enumerate(rows):
         at = y + HEAD + ROW * number
-        out.append(_text(left - 8, at + 12, f"{f.side}, {size_label(f.size)}", "end"))
+        beside = f" / {f.note}" if f.job == "plane" and f.limit_mpps and "memcpy" not in f.note else ""
+        out.append(_text(left - 8, at + 12, f"{f.side}, {size_label(f.size)}{beside.split(',')[0]}", "end"))
         out.append(
             _bar(left, at + 2, scale.at(f.mpps) - left, "ours", f"{f.side}: {rounded(f.mpps)} Mpps; {f.note}")
         )
@@ -443,7 +446,7 @@ def _memory_panel(x: float, y: float, width: float, figures: Sequence[Figure]) -
     return out, height
 
 
-def _legend(x: float, y: float, files: bool, memory: bool) -> list[str]:
+def _legend(x: float, y: float, files: bool, memory: bool, plane: bool) -> list[str]:
     out: list[str] = []
     items = [("ours", "vxlanfast")]
     if files:
@@ -456,7 +459,9 @@ def _legend(x: float, y: float, files: bool, memory: bool) -> list[str]:
         out += [_bar(x, y, 22, kind, name), _text(x + 29, y + 11, name, "small soft")]
         x += 46 + 6.1 * len(name)
     out += [_line(x + 4, y - 1, x + 4, y + 15, "limit"), _text(x + 12, y + 11, "the limit: " + " and ".join(
-        word for word, there in ((f"{BASELINE} of the larger file", files), ("memcpy", memory)) if there
+        word
+        for word, there in ((f"{BASELINE} of the larger file", files), ("memcpy", memory), ("what is named", plane))
+        if there
     ), "small soft")]  # fmt: skip
     return out
 
@@ -471,7 +476,7 @@ def _wrap(text: str, limit: int) -> list[str]:
 
 
 def svg(report: Report) -> str:
-    """The picture: a panel per job and size, decap on the left and encap on the right, then memory."""
+    """The picture: a panel per job and size, decap on the left and encap on the right, then memory and the plane."""
     groups = report.groups()
     sizes = list(dict.fromkeys(size for job, size in groups if job in FILE_JOBS))
     jobs = [job for job in FILE_JOBS if any(key[0] == job for key in groups)]
@@ -487,7 +492,8 @@ def svg(report: Report) -> str:
             "soft",
         )
     )
-    out += _legend(MARGIN, 74, bool(jobs), bool(memory))
+    plane = [f for f in of_jobs(report, "plane") if f.measured]
+    out += _legend(MARGIN, 74, bool(jobs), bool(memory), bool(plane))
     y = 112.0
     for size in sizes:
         tallest = 0.0
@@ -499,7 +505,13 @@ def svg(report: Report) -> str:
                 tallest = max(tallest, height)
         y += tallest + 18
     if memory:
-        pieces, height = _memory_panel(MARGIN, y, inner, memory)
+        heads = ("Mpps", "ns", "× memcpy")
+        pieces, height = _core_panel(MARGIN, y, inner, "in memory, one core", heads, memory)
+        out += pieces
+        y += height + 18
+    if plane:
+        heads = ("M/s", "ns", "× beside")
+        pieces, height = _core_panel(MARGIN, y, inner, "the plane, one core", heads, plane)
         out += pieces
         y += height + 18
     notes = [method_line(report)] if jobs else []
