@@ -188,9 +188,7 @@ def test_moved_by_authority() -> None:
     assert [Ether(p)[IP].dst for _, p in plane.offer("e10", to)] == ["192.0.2.2"]
     plane.set_station(42, mac(20), "192.0.2.3")
     assert [Ether(p)[IP].dst for _, p in plane.offer("e10", to)] == ["192.0.2.3"]
-    late = plane.process(
-        vf.PacketBatch.from_frames([vf.encap(hello, vni=42, src="192.0.2.2", dst="192.0.2.1")])
-    )
+    late = plane.process(vf.PacketBatch.from_frames([vf.encap(hello, vni=42, src="192.0.2.2", dst="192.0.2.1")]))
     assert list(late.verdict) == [V.DROP_STATION_ELSEWHERE]
     assert [Ether(p)[IP].dst for _, p in plane.offer("e10", to)] == ["192.0.2.3"]
 
@@ -239,3 +237,35 @@ def test_full_tables_say_so() -> None:
         plane.set_neighbour(42, "10.0.0.1", mac(1))
     with pytest.raises(vf.TableFullError, match="neighbour table"):
         vf.Dataplane(replace(node(1, 2, endpoints={1: (10, 11)}), neighbours=1))
+
+
+def test_ten_thousand_networks() -> None:
+    """All of them live, with the same stations and addresses in each: what comes by a port or a VNI stays in it."""
+    count = 10_000
+    step = (1 << 24) // (count - 1)
+    vnis = [*(n * step for n in range(count - 1)), (1 << 24) - 1]
+    here, there = "02:42:0a:00:00:02", "02:42:0a:00:00:03"
+    spec = vf.NodeSpec(
+        vtep=("192.0.2.1",),
+        network=tuple(
+            vf.NetworkSpec(
+                name=f"n{vni}", vni=vni,
+                endpoint=(
+                    vf.EndpointSpec(port=f"p{vni}", ip=("10.0.0.2",)),
+                    vf.EndpointSpec(vtep="192.0.2.2", ip=("10.0.0.3",)),
+                ),
+            )
+            for vni in vnis
+        ),
+    )  # fmt: skip
+    plane = vf.Dataplane(spec)
+    ends = (vf.EndpointSpec(vtep="192.0.2.1", ip=("10.0.0.2",)),)
+    mirrored = (replace(n, endpoint=(vf.EndpointSpec(port=f"q{n.vni}", ip=("10.0.0.3",)), *ends)) for n in spec.network)
+    other = vf.Dataplane(replace(spec, vtep=("192.0.2.2",), network=tuple(mirrored)))
+    rng = random.Random(3)
+    for vni in (vnis[0], vnis[-1], *rng.sample(vnis, 60)):
+        frame = bytes(Ether(src=here, dst=there) / IP(src="10.0.0.2", dst="10.0.0.3") / b"x")
+        [(port, packet)] = plane.offer(f"p{vni}", frame)
+        assert port == "underlay" and int.from_bytes(packet[46:49], "big") == vni
+        assert other.offer("underlay", packet) == [(f"q{vni}", frame)]
+    assert set(plane.stats().networks) == set(vnis) and not plane.verify()
