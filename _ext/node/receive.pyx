@@ -48,7 +48,8 @@ cdef inline Verdict source_check(const uint8_t *frame, const Net *net) noexcept 
 cdef inline Verdict ecn_carry(uint8_t *frame, uint32_t n, uint8_t outer_tos) noexcept nogil:
     """Congestion marks of the outer header into the inner one (RFC 6040 §4.2), through tags; a frame that is no IP has none.
 
-    An IP header that is not whole is a drop, as in the kernel (pskb_inet_may_pull): nothing could be said of it later either.
+    An IP header that is cut is a drop, as in the kernel (pskb_inet_may_pull); so is one of an impossible shape, which the kernel
+    lets in: nothing could be said of it later.
     """
     cdef uint16_t ethertype
     cdef uint32_t l3

@@ -152,7 +152,7 @@ class Again:
 
 
 def forward_cases(traffic: Traffic) -> Iterator[Case]:
-    """A batch from the port into tunnels, one out of tunnels to the port, and both."""
+    """A batch from the port into tunnels, one out of tunnels to the port, and both: what a frame costs at its two nodes."""
     plane = make_plane()
     out = frames(traffic, to_peer=True)
     inner = frames(traffic, to_peer=False)
@@ -184,7 +184,7 @@ def forward_cases(traffic: Traffic) -> Iterator[Case]:
     note = "memcpy of the frames"
     yield Case("learn, look up, encap", traffic.name, ROWS, frame_len, act_to, to, bare, note)
     yield Case("decap, learn, look up", traffic.name, ROWS, frame_len + OUTER_LEN, act_of, of, full, note)
-    yield Case("decap … encap, both ways", traffic.name, 2 * ROWS, frame_len, both, again, None, "")
+    yield Case("both, one after the other", traffic.name, ROWS, frame_len, both, again, None, "")
 
 
 def flood_case(traffic: Traffic) -> Case:
