@@ -427,3 +427,24 @@ def test_a_neighbour_that_has_the_gateways_mac() -> None:
     p.set_neighbour(102, "10.0.2.50", GW6)
     port, out = one(p, "a", Ether(src=A, dst=GW) / IP(src="10.0.1.10", dst="10.0.2.50") / UDP())
     assert port == "a" and (out[ICMP].type, out[ICMP].code) == (3, 1)
+
+
+def test_too_big_behind_the_router() -> None:
+    """The error goes to the sender, from the gateway, with the MTU of the tunnel beyond; without DF: fragments."""
+    p = plane()
+    sent = Ether(src=A, dst=GW) / IP(src="10.0.1.10", dst="10.0.2.12", flags="DF") / UDP() / bytes(1423)
+    port, out = one(p, "a", sent)
+    assert port == "a" and (out.src, out.dst, out[IP].src, out[IP].dst) == (GW, A, "10.0.1.1", "10.0.1.10")
+    assert (out[ICMP].type, out[ICMP].code, out[ICMP].nexthopmtu) == (3, 4, 1450)
+    assert bytes(out[ICMP])[8:] == bytes(sent[IP])[:548]
+    sent = Ether(src=A, dst=GW) / IPv6(src="fd00:1::a", dst="fd00:2::c") / UDP() / bytes(1403)
+    port, out = one(p, "a", sent)
+    assert (out.src, out.dst, out[IPv6].src) == (GW, A, "fd00:1::1") and out[ICMPv6PacketTooBig].mtu == 1450
+    checked(out)
+    sent = Ether(src=A, dst=GW) / IP(src="10.0.1.10", dst="10.0.2.12", ttl=9) / UDP() / bytes(1423)
+    for _, packet in p.offer("a", bytes(sent)):
+        outer = Ether(packet)
+        outer[UDP].decode_payload_as(VXLAN)
+        inner = checked(Ether(bytes(outer[VXLAN].payload)))
+        assert outer[VXLAN].vni == 102 and (inner.src, inner.dst, inner[IP].ttl) == (OWN, C, 8)
+    assert p.stats().fragments == 2

@@ -18,7 +18,8 @@ from vxlanfast._ext.table.neigh cimport (
 from vxlanfast._ext.table.net cimport NET_NONE, Net, NetTable, route_find
 from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_GATEWAY_REFUSED, DROP_INNER_HEADER, DROP_INNER_TAG, DROP_MARTIAN, DROP_NO_NEIGHBOUR, DROP_NO_ROUTE,
-    DROP_TTL, RULE_ECHO, RULE_NO_NEIGHBOUR, RULE_NO_ROUTE, RULE_REFUSED, RULE_ROUTED, RULE_TTL, VERDICT_COUNT,
+    DROP_OVER_MTU, DROP_TTL, RULE_ECHO, RULE_NO_NEIGHBOUR, RULE_NO_ROUTE, RULE_REFUSED, RULE_ROUTED, RULE_TOO_BIG, RULE_TTL,
+    VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.csum cimport csum_update
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_be64, store_be16
@@ -26,11 +27,11 @@ from vxlanfast._ext.wire.eth cimport (
     ETH_HDR_LEN, ETH_OFF_DST, ETH_OFF_SRC, ETH_OFF_TYPE, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_skip_tags, eth_write,
 )
 from vxlanfast._ext.wire.icmp cimport (
-    ICMP6_DEST_UNREACH, ICMP6_ECHO, ICMP6_ECHO_REPLY, ICMP6_TIME_EXCEEDED, ICMP_DEST_UNREACH, ICMP_ECHO, ICMP_ECHO_REPLY,
+    ICMP6_DEST_UNREACH, ICMP6_ECHO, ICMP6_ECHO_REPLY, ICMP6_PACKET_TOO_BIG, ICMP6_TIME_EXCEEDED, ICMP_DEST_UNREACH, ICMP_ECHO, ICMP_ECHO_REPLY,
     ICMP_HDR_LEN, ICMP_OFF_CSUM, ICMP_TIME_EXCEEDED,
 )
 from vxlanfast._ext.wire.ipv4 cimport (
-    IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_UDP, IPV4_FRAG_MASK, IPV4_OFF_CSUM, IPV4_OFF_DST, IPV4_OFF_PROTO, IPV4_OFF_SRC,
+    IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_UDP, IPV4_DF, IPV4_FRAG_MASK, IPV4_OFF_CSUM, IPV4_OFF_DST, IPV4_OFF_PROTO, IPV4_OFF_SRC,
     IPV4_OFF_TTL, ipv4_check, ipv4_csum_ok, ipv4_frag, ipv4_hdr_len, ipv4_total_len,
 )
 from vxlanfast._ext.wire.ipv6 cimport (
@@ -41,6 +42,7 @@ cdef enum:
     UNREACH_NET = 0         # codes of ICMP type 3 (RFC 792) and of ICMPv6 type 1 (RFC 4443 §3.1)
     UNREACH_HOST = 1
     UNREACH_PORT = 3
+    UNREACH_FRAG_NEEDED = 4
     UNREACH6_NO_ROUTE = 0
     UNREACH6_ADDRESS = 3
     UNREACH6_PORT = 4
@@ -74,12 +76,12 @@ cdef class Route:
         self.neigh = neigh
 
     cdef Verdict complain(self, Columns *c, uint32_t i, const Packet *p, uint8_t kind4, uint8_t code4, uint8_t kind6,
-                          uint8_t code6, uint8_t rule, Verdict otherwise) noexcept nogil:
+                          uint8_t code6, uint8_t rule, Verdict otherwise, uint32_t word=0) noexcept nogil:
         """The row becomes an error to its sender where it may, else it is dropped."""
         cdef Net *net = self.nets.nets + c.net[i]
         if not may_report(p.frame, p.ip, p.n) or not icmp_allowed(net, c.ts_ns[i]):
             return otherwise
-        if not become_error(c, i, net, p.l3, p.n, kind4 if p.family == 4 else kind6, code4 if p.family == 4 else code6, 0,
+        if not become_error(c, i, net, p.l3, p.n, kind4 if p.family == 4 else kind6, code4 if p.family == 4 else code6, word,
                             rule):
             return otherwise
         self.errors += 1
@@ -126,7 +128,7 @@ cdef class Route:
         cdef Packet p
         cdef NeighEntry key
         cdef uint16_t ethertype = 0, target, old
-        cdef uint32_t at, slot, dest = 0
+        cdef uint32_t at, slot, mtu, dest = 0
         cdef const uint8_t *to
         cdef const NeighEntry *e = NULL
         p.frame = c.arena + c.off[i]
@@ -192,6 +194,11 @@ cdef class Route:
         if slot == FDB_NONE:
             return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_HOST, ICMP6_DEST_UNREACH, UNREACH6_ADDRESS,
                                  RULE_NO_NEIGHBOUR, DROP_NO_NEIGHBOUR)
+        mtu = self.dests.dests[dest].mtu
+        if mtu and p.length > mtu and (p.family == 6 or ipv4_frag(p.ip) & IPV4_DF):
+            # Fit would say it as well, to whom the frame is from by then: this router.
+            return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_FRAG_NEEDED, ICMP6_PACKET_TOO_BIG, 0, RULE_TOO_BIG,
+                                 DROP_OVER_MTU, mtu)
         if p.l3 != ETH_HDR_LEN:
             return DROP_INNER_TAG  # a tag means something in its own network alone
         if p.family == 4:

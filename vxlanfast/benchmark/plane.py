@@ -152,7 +152,7 @@ class Again:
 
 
 def forward_cases(traffic: Traffic) -> Iterator[Case]:
-    """A batch from the port into tunnels, one out of tunnels to the port, and both: what a frame costs at its two nodes."""
+    """A batch from the port into tunnels, one out of tunnels to the port, and both: all that a frame costs."""
     plane = make_plane()
     out = frames(traffic, to_peer=True)
     inner = frames(traffic, to_peer=False)
