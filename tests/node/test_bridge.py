@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from ipaddress import ip_address
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -10,8 +11,16 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 
 from tests.node.plane import UNDERLAY, Vtep
+from vxlanfast import TunnelSpec
 from vxlanfast._ext.batch import PacketBatch
+from vxlanfast._ext.node.bridge import Bridge
+from vxlanfast._ext.node.receive import Receive
+from vxlanfast._ext.node.send import Send
+from vxlanfast._ext.table.dest import DestTable
+from vxlanfast._ext.table.fdb import FdbTable
+from vxlanfast._ext.table.net import NetTable
 from vxlanfast._ext.verdict import Verdict as V
+from vxlanfast.spec import compile_tunnel
 
 S = 1_000_000_000
 A, B, C = "192.0.2.1", "192.0.2.2", "192.0.2.3"
@@ -181,3 +190,27 @@ def test_authority_over_learning() -> None:
         assert vtep.verdicts(UNDERLAY, [wrap(frame(7, BROADCAST), src=C)]) == [V.DROP_STATION_ELSEWHERE]
         assert vtep.verdicts(UNDERLAY, [wrap(frame(7, BROADCAST), src=B)]) == [V.PASS]
         assert len(vtep.fdb) == 1
+
+
+def test_every_number_of_peers() -> None:
+    """1 to 256, each in a network of its own: N copies, each to another of them, none back, none twice."""
+    most = 256
+    addresses = [f"198.51.{100 + n // 250}.{1 + n % 250}" for n in range(most)]
+    nets, dests = NetTable(most), DestTable(most + most * (most + 1) // 2)
+    for n in range(1, most + 1):
+        net = nets.add(n)
+        port = dests.add_port(net, n)
+        peers = [dests.add_peer(net, ip_address(addresses[k]).packed, UNDERLAY, k) for k in range(n)]
+        nets.set_flood(net, [port], peers)
+    tunnels = [compile_tunnel(TunnelSpec(vni=1, src=A, dst=address)) for address in addresses]
+    receive = Receive(nets, dests, local=[], ports=[4789], underlay=UNDERLAY)
+    bridge = Bridge(nets, dests, FdbTable(1024, dests=dests.capacity))
+    send = Send(dests, tunnels)
+    shout = frame(1, BROADCAST)
+    for n in range(1, most + 1):
+        batch = PacketBatch.from_frames([shout], port_in=n)
+        for node in (receive, bridge, send):
+            node.process(batch)
+        out = [bytes(batch.frame(i)) for i in batch.passed()]
+        assert [".".join(map(str, packet[30:34])) for packet in out] == addresses[:n]
+        assert {packet[50:] for packet in out} == {shout} and set(batch.port_out) == {UNDERLAY}
