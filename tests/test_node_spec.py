@@ -84,6 +84,12 @@ def test_a_file(tmp_path) -> None:
     ("old", "new", "text"),
     [
         ("vni = 4097", "vni = 16777216", r"\[\[network\]\] web: vni = 16777216: 0 to 16777215"),
+        ("ageing_s = 120", "ttl = 0", "x: ttl = 0: 1 to 255"),
+        ("ageing_s = 120", "dscp = 64", "x: dscp = 64: 0 to 63, or inherit"),
+        ("ageing_s = 120", 'dscp = "copy"', "x: dscp = 'copy': 0 to 63, or inherit"),
+        ("ageing_s = 120", 'udp_csum = "maybe"', "x: udp_csum = 'maybe': auto, on or off"),
+        ("ageing_s = 120", "seed = -1", "x: seed = -1: 0 to 18446744073709551615"),
+        ("ageing_s = 120", "memberships = 0", "x: memberships = 0: 1 to 16777216"),
         ("vni = 4097", "vni = true", "vni = True: a whole number"),
         ("vni = 4097", "vni = 0", "x: vni = 0: networks web and db both have it"),
         ("vni = 4097", "", "web: vni: missing"),

@@ -265,6 +265,8 @@ def test_where_packets_enter(tmp_path: Path) -> None:
     config = tmp_path / "node.toml"
     plain = tmp_path / "in.pcap"
     plain.write_bytes(pcap([said(3, 5)]))
+    warning = "warning: out.pcap is written as pcapng, which has an interface for each port"
+    assert warning in run(plain, "out.pcap", "-c", config, cwd=tmp_path)[1]
     assert "UDP, but not to a VXLAN port" in run(plain, "-c", config, "--explain")[0]
     assert "veth1 -> veth2" in run(plain, "-c", config, "--explain", "--port", "veth1")[0]
     assert "veth1 -> veth2" in run(plain, "-c", config, "--explain", "--port", "0=veth1")[0]

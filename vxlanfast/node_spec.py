@@ -260,6 +260,12 @@ class NodeSpec:
         _among("stations", self.stations, 1, 1 << 28)
         _among("neighbours", self.neighbours, 1, 1 << 28)
         _among("memberships", self.memberships, 1, 1 << 24)
+        _among("ttl", self.ttl, 1, 255)
+        if self.dscp != "inherit" and not (isinstance(self.dscp, int) and 0 <= self.dscp <= 63):
+            raise _rule("dscp", self.dscp, "0 to 63, or inherit")
+        if self.udp_csum not in ("auto", "on", "off"):
+            raise _rule("udp_csum", self.udp_csum, "auto, on or off")
+        _among("seed", self.seed, 0, (1 << 64) - 1)
         if self.mtu:
             _among("mtu", self.mtu, max(MTU_MIN[size] for size in sizes), 65535)
         if self.router_mac is not None:

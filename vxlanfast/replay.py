@@ -164,9 +164,12 @@ def replay_file(
             if sink is not None:
                 sink.abort()
             raise
+        remarks = entrances.warnings()
+        if sink is not None and ".pcapng" not in sink.name and ".pcap" in sink.name:
+            remarks.append(f"{sink.name} is written as pcapng, which has an interface for each port")
         done = Replayed(
             packets=capture.decoder.rows, written=0 if encoder is None else encoder.rows, stats=plane.stats(),
-            interrupted=interrupted, warnings=tuple(entrances.warnings()),
+            interrupted=interrupted, warnings=tuple(remarks),
         )  # fmt: skip
         if capture.fault is not None:
             error = CaptureError(capture.fault, path=capture.name, offset=capture.decoder.offset)

@@ -39,11 +39,12 @@ class Verbs(click.Group):
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="vxlanfast")
 def group() -> None:
-    """VXLAN off and on capture files, fast and right on every format.
+    """VXLAN off and on capture files, fast and right on every format; and captures through a VTEP of your own.
 
     \b
     vxlanfast decap mirror.pcapng.zst inner.pcap     the inner frames
     vxlanfast info mirror.pcapng.zst                 what is in there, by VNI
+    vxlanfast replay in.pcap -c node.toml --explain  where each goes, and why
     tcpdump -w - udp port 4789 | vxlanfast decap - - | tshark -r -
 
     Captures are pcap or pcapng, plain or gz, zst, lz4; - is standard input or output. Exit codes: 0 done, 1 an input
