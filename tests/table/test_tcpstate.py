@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
-from vxlanfast._ext.table.tcpstate import EVENTS, NAMES, RULES, TIMEOUTS_S, TcpDirection, TcpState, is_active, step, timeout_s
+from vxlanfast._ext.table.tcpstate import (
+    EVENTS,
+    NAMES,
+    RULES,
+    TIMEOUTS_S,
+    TcpDirection,
+    TcpState,
+    is_active,
+    step,
+    timeout_s,
+)
 
 FLAGS = {"F": 0x01, "S": 0x02, "R": 0x04, "P": 0x08, "A": 0x10, "U": 0x20}
 

@@ -1,0 +1,97 @@
+"""Virtual services and their real servers: which server gets the next connection, as IPVS's schedulers choose.
+
+A service is an address with a port of a protocol, or an address with any port of any (what Swarm's firewall marks amount to).
+Servers are numbers that connections hold: one that was removed keeps its number until the last connection has let go of it.
+Their order is the kernel's, newest first, for every scheduler; ties go to the first.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t
+from libc.string cimport memcmp
+
+from vxlanfast._ext.table.hash cimport hash_16
+
+cdef enum:
+    SERVICE_NONE = 0xFFFFFFFFU
+    SERVER_NONE = 0xFFFFFFFFU
+    ANY_PORT = 0
+    HASH_BUCKETS = 256      # of sh and dh
+
+
+cpdef enum Scheduler:
+    SCHED_RR = 0
+    SCHED_WRR = 1
+    SCHED_LC = 2
+    SCHED_WLC = 3
+    SCHED_SED = 4
+    SCHED_NQ = 5
+    SCHED_SH = 6
+    SCHED_DH = 7
+
+
+cdef struct Server:
+    uint8_t addr[16]        # IPv4: the first four bytes, the rest zero
+    uint16_t port           # 0: the one the client used
+    uint8_t family          # 4 or 6; 0: the number is free
+    bint removed            # no new connections, and gone with the last one
+    bint overloaded         # from `upper` connections on, until there are fewer than `lower`
+    int32_t weight          # 0: drained
+    uint32_t active
+    uint32_t inactive
+    uint32_t upper          # 0: no limit
+    uint32_t lower          # 0: three quarters of `upper`
+    uint32_t service
+    uint32_t next           # older one of the service; SERVER_NONE
+    uint32_t prev
+    uint64_t connections    # ever
+
+
+cdef struct Service:
+    uint8_t addr[16]
+    uint16_t net
+    uint16_t port
+    uint8_t family          # 4 or 6; 0: the number is free
+    uint8_t proto           # 0: any
+    uint8_t scheduler
+    bint fallback           # sh, dh: another server where the hash's own takes none
+    bint with_port          # sh: the client's port is hashed as well
+    uint32_t newest
+    uint32_t oldest
+    uint32_t n_servers
+    uint32_t cursor         # rr, wrr: chosen last; SERVER_NONE: the list's head
+    int32_t cw              # wrr: weight that is served now …
+    int32_t mw              # … the most, less what the step leaves …
+    int32_t di              # … and the step, their greatest common divisor
+    uint32_t *buckets       # sh, dh: HASH_BUCKETS servers
+    uint64_t connections
+    uint64_t refused        # nobody to give them to
+
+
+cdef class ServiceTable:
+    cdef Service *services
+    cdef Server *servers
+    cdef uint32_t *slots    # of services: number + 1; 0: free
+    cdef uint64_t seed
+    cdef uint32_t mask
+    cdef uint32_t last_server
+    cdef readonly uint32_t capacity
+    cdef readonly uint32_t server_capacity
+    cdef readonly uint32_t size
+    cdef readonly uint32_t n_servers
+    cdef uint32_t find(self, uint16_t net, uint8_t family, uint8_t proto, const uint8_t *addr, uint16_t port) noexcept nogil
+    cdef uint32_t choose(self, uint32_t service, const uint8_t *client, uint16_t sport, const uint8_t *to,
+                         uint16_t dport) noexcept nogil
+    cdef uint32_t by_hash(self, const Service *s, const uint8_t *addr, uint16_t port) noexcept nogil
+    cdef uint32_t by_rr(self, Service *s) noexcept nogil
+    cdef uint32_t by_wrr(self, Service *s) noexcept nogil
+    cdef uint32_t by_load(self, const Service *s) noexcept nogil
+    cdef void bind(self, uint32_t server, bint active) noexcept nogil
+    cdef void unbind(self, uint32_t server, bint active) noexcept nogil
+    cdef void changed(self, Service *s) noexcept nogil
+    cdef uint32_t slot_of(self, const Service *key) noexcept nogil
+    cdef void free_server(self, uint32_t server) noexcept nogil
+    cdef int check_service(self, uint32_t service) except -1
+    cdef int check_server(self, uint32_t server) except -1
+
+
+cdef inline bint server_takes(const Server *d) noexcept nogil:
+    """Whether it may be given a new connection."""
+    return d.weight > 0 and not d.overloaded

@@ -1,0 +1,57 @@
+from enum import IntEnum
+from typing import Any, Self
+
+from typing_extensions import disjoint_base
+
+class Scheduler(IntEnum):
+    SCHED_RR = 0
+    SCHED_WRR = 1
+    SCHED_LC = 2
+    SCHED_WLC = 3
+    SCHED_SED = 4
+    SCHED_NQ = 5
+    SCHED_SH = 6
+    SCHED_DH = 7
+
+SCHEDULERS: tuple[str, ...]
+
+@disjoint_base
+class ServiceTable:
+    capacity: int
+    server_capacity: int
+    size: int
+    n_servers: int
+    def __new__(cls, capacity: int = 1024, *, servers: int = 16384, seed: int = 0) -> Self: ...
+    def __len__(self) -> int: ...
+    def add(
+        self,
+        net: int,
+        addr: bytes,
+        *,
+        proto: int = 0,
+        port: int = 0,
+        scheduler: str = "rr",
+        fallback: bool = False,
+        with_port: bool = False,
+    ) -> int: ...
+    def remove(self, service: int) -> None: ...
+    def add_server(
+        self, service: int, addr: bytes, *, port: int = 0, weight: int = 1, upper: int = 0, lower: int = 0
+    ) -> int: ...
+    def set_server(
+        self, server: int, *, weight: int | None = None, upper: int | None = None, lower: int | None = None
+    ) -> None: ...
+    def remove_server(self, server: int) -> None: ...
+    def find_service(self, net: int, addr: bytes, proto: int, port: int) -> int | None: ...
+    def choose_for(
+        self,
+        service: int,
+        client: bytes,
+        sport: int = 0,
+        to: bytes = b"",
+        dport: int = 0,
+        *,
+        active: bool | None = None,
+    ) -> int | None: ...
+    def release(self, server: int, *, active: bool) -> None: ...
+    def rows(self) -> list[dict[str, Any]]: ...

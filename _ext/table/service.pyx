@@ -1,0 +1,479 @@
+"""Services and servers: added, changed, removed, and chosen from.
+
+What the schedulers do was seen of a kernel (Linux 6.1); where its sources say otherwise, the kernel is right.
+"""
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+from vxlanfast._ext.table.hash cimport hash_16, hash_u64, power_of_two, table_memory
+from vxlanfast._ext.wire.endian cimport load_be32
+
+cdef enum:
+    CAPACITY_MAX = 1 << 20
+    WEIGHT_MAX = 65535
+    GOLDEN_32 = 0x61C88647  # of the kernel's hash_32
+
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh")
+
+
+cdef int32_t gcd(int32_t a, int32_t b) noexcept nogil:
+    cdef int32_t rest
+    while b:
+        rest = a % b
+        a = b
+        b = rest
+    return a
+
+
+cdef int check_numbers(weight, upper, lower) except -1:
+    """ValueError where a server's numbers are impossible."""
+    if not 0 <= weight <= WEIGHT_MAX:
+        raise ValueError(f"weight {weight}: 0 to {WEIGHT_MAX}")
+    if not 0 <= lower <= upper < 1 << 32:
+        raise ValueError(f"thresholds {lower} and {upper}: the lower is not above the upper")
+    return 0
+
+
+cdef class ServiceTable:
+    """``capacity`` services and ``servers`` real servers, fixed. ``seed``: of the look-up's hash."""
+
+    def __cinit__(self, uint32_t capacity=1024, *, uint32_t servers=16384, uint64_t seed=0):
+        cdef uint64_t places
+        if not 1 <= capacity <= CAPACITY_MAX or not 1 <= servers <= CAPACITY_MAX:
+            raise ValueError(f"capacity = {capacity} services, {servers} servers: 1 to {CAPACITY_MAX} each")
+        places = power_of_two(<uint64_t>capacity * 2)
+        self.capacity = capacity
+        self.server_capacity = servers
+        self.mask = <uint32_t>places - 1
+        self.seed = hash_u64(seed, 0)
+        self.services = <Service *>table_memory(<uint64_t>capacity * sizeof(Service))
+        self.servers = <Server *>table_memory(<uint64_t>servers * sizeof(Server))
+        self.slots = <uint32_t *>table_memory(places * sizeof(uint32_t))
+        if self.services == NULL or self.servers == NULL or self.slots == NULL:
+            raise MemoryError(f"no room for {capacity} services and {servers} servers")
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.services != NULL:
+            for i in range(self.capacity):
+                free(self.services[i].buckets)
+        free(self.services)
+        free(self.servers)
+        free(self.slots)
+
+    # --- look-up ----------------------------------------------------------------------------------------
+
+    cdef uint32_t slot_of(self, const Service *key) noexcept nogil:
+        """Where the service of that key is, or would be."""
+        cdef uint64_t word = <uint64_t>key.net << 32 | <uint64_t>key.port << 16 | <uint64_t>key.family << 8 | key.proto
+        cdef uint32_t at = <uint32_t>hash_16(key.addr, word, self.seed) & self.mask
+        cdef const Service *s
+        while self.slots[at]:
+            s = self.services + self.slots[at] - 1
+            if (s.net == key.net and s.port == key.port and s.family == key.family and s.proto == key.proto
+                    and memcmp(s.addr, key.addr, 16) == 0):
+                break
+            at = (at + 1) & self.mask
+        return at
+
+    cdef uint32_t find(self, uint16_t net, uint8_t family, uint8_t proto, const uint8_t *addr, uint16_t port) noexcept nogil:
+        """The service of a packet's destination: with its port, else the one of the address with any; SERVICE_NONE."""
+        cdef Service key
+        cdef uint32_t at
+        memcpy(key.addr, addr, 16)
+        key.net = net
+        key.family = family
+        key.proto = proto
+        key.port = port
+        at = self.slot_of(&key)
+        if self.slots[at] == 0:
+            key.proto = 0
+            key.port = ANY_PORT
+            at = self.slot_of(&key)
+        return self.slots[at] - 1  # 0 - 1 is SERVICE_NONE
+
+    # --- schedulers -------------------------------------------------------------------------------------
+
+    cdef uint32_t by_rr(self, Service *s) noexcept nogil:
+        """The next behind the last chosen, round and round; a server that takes none loses its turn."""
+        cdef uint32_t at = s.cursor, k
+        for k in range(s.n_servers):
+            at = s.newest if at == SERVER_NONE else self.servers[at].next
+            if at == SERVER_NONE:
+                at = s.newest
+            if server_takes(self.servers + at):
+                s.cursor = at
+                return at
+        return SERVER_NONE
+
+    cdef uint32_t by_wrr(self, Service *s) noexcept nogil:
+        """Those with at least the weight that is served now, which falls by the common divisor with every round."""
+        cdef uint32_t at = s.cursor, k, rounds
+        if s.mw <= 0:
+            return SERVER_NONE
+        # From anywhere in a round, all weights are served within their number of rounds and one.
+        rounds = <uint32_t>(s.mw // s.di) + 2
+        for k in range(rounds * (s.n_servers + 1)):
+            at = s.newest if at == SERVER_NONE else self.servers[at].next
+            if at == SERVER_NONE:
+                s.cw -= s.di
+                if s.cw <= 0:
+                    s.cw = s.mw
+                continue
+            if not self.servers[at].overloaded and self.servers[at].weight >= s.cw:
+                s.cursor = at
+                return at
+        return SERVER_NONE
+
+    cdef uint32_t by_load(self, const Service *s) noexcept nogil:
+        """The least loaded, by the scheduler's own measure; of equal ones the newest."""
+        cdef uint32_t at = s.newest, best = SERVER_NONE
+        cdef uint64_t load, least = 0
+        cdef uint64_t weight, of = 1
+        cdef const Server *d
+        while at != SERVER_NONE:
+            d = self.servers + at
+            if server_takes(d):
+                if s.scheduler == SCHED_NQ and d.active == 0:
+                    return at  # idle: nobody is faster
+                weight = 1 if s.scheduler == SCHED_LC else <uint64_t>d.weight
+                load = (<uint64_t>d.active + 1 if s.scheduler == SCHED_SED or s.scheduler == SCHED_NQ
+                        else (<uint64_t>d.active << 8) + d.inactive)
+                if best == SERVER_NONE or load * of < least * weight:
+                    best = at
+                    least = load
+                    of = weight
+            at = d.next
+        return best
+
+    cdef uint32_t by_hash(self, const Service *s, const uint8_t *addr, uint16_t port) noexcept nogil:
+        """The bucket of an address (and a port); with ``fallback`` one further on, where its server takes none."""
+        cdef uint32_t fold = load_be32(addr), first, k, at
+        if s.buckets == NULL:
+            return SERVER_NONE
+        if s.family == 6:
+            fold ^= load_be32(addr + 4) ^ load_be32(addr + 8) ^ load_be32(addr + 12)
+        first = <uint32_t>((fold + port) * <uint32_t>GOLDEN_32) >> 24
+        for k in range(HASH_BUCKETS if s.fallback else 1):
+            at = s.buckets[(first + k) % HASH_BUCKETS]
+            if at != SERVER_NONE and server_takes(self.servers + at):
+                return at
+        return SERVER_NONE
+
+    cdef uint32_t choose(self, uint32_t service, const uint8_t *client, uint16_t sport, const uint8_t *to,
+                         uint16_t dport) noexcept nogil:
+        """A server for a new connection of that client (addresses of 16 bytes); SERVER_NONE: nobody takes it."""
+        cdef Service *s = self.services + service
+        cdef uint32_t server
+        if s.n_servers == 0:
+            server = SERVER_NONE
+        elif s.scheduler == SCHED_RR:
+            server = self.by_rr(s)
+        elif s.scheduler == SCHED_WRR:
+            server = self.by_wrr(s)
+        elif s.scheduler == SCHED_SH:
+            server = self.by_hash(s, client, sport if s.with_port else 0)
+        elif s.scheduler == SCHED_DH:
+            server = self.by_hash(s, to, dport if s.with_port else 0)
+        else:
+            server = self.by_load(s)
+        if server == SERVER_NONE:
+            s.refused += 1
+        else:
+            s.connections += 1
+            self.servers[server].connections += 1
+        return server
+
+    cdef void changed(self, Service *s) noexcept nogil:
+        """A server came, went, or has another weight: what schedulers keep is made anew."""
+        cdef uint32_t at = s.newest, k = 0, turns
+        cdef int32_t most = 0, step = 0
+        while at != SERVER_NONE:
+            if self.servers[at].weight > 0:
+                step = gcd(self.servers[at].weight, step)
+                if self.servers[at].weight > most:
+                    most = self.servers[at].weight
+            at = self.servers[at].next
+        s.di = step if step else 1
+        s.mw = most - (s.di - 1) if most else 0
+        if s.scheduler == SCHED_WRR:
+            s.cursor = SERVER_NONE
+            if s.cw > s.mw or s.cw == 0:
+                s.cw = s.mw
+            elif s.di > 1:
+                s.cw = s.cw // s.di * s.di + 1
+        if s.buckets != NULL:
+            at = SERVER_NONE
+            turns = 0
+            for k in range(HASH_BUCKETS):
+                if turns == 0 or at == SERVER_NONE:
+                    at = s.newest if at == SERVER_NONE else self.servers[at].next
+                    if at == SERVER_NONE:
+                        at = s.newest
+                    if at == SERVER_NONE:
+                        s.buckets[k] = SERVER_NONE
+                        continue
+                    # One of weight 0 has a bucket a turn as well, and dh looks at no weight.
+                    turns = 1 if s.scheduler == SCHED_DH or self.servers[at].weight < 1 else <uint32_t>self.servers[at].weight
+                s.buckets[k] = at
+                turns -= 1
+
+    # --- counts of connections --------------------------------------------------------------------------
+
+    cdef void bind(self, uint32_t server, bint active) noexcept nogil:
+        """A connection more."""
+        cdef Server *d = self.servers + server
+        if active:
+            d.active += 1
+        else:
+            d.inactive += 1
+        if d.upper and d.active + d.inactive >= d.upper:
+            d.overloaded = True
+
+    cdef void unbind(self, uint32_t server, bint active) noexcept nogil:
+        """A connection less; a removed server goes with its last."""
+        cdef Server *d = self.servers + server
+        cdef uint64_t total
+        if active:
+            d.active -= 1
+        else:
+            d.inactive -= 1
+        total = <uint64_t>d.active + d.inactive
+        if d.overloaded and (total < d.lower if d.lower else total * 4 < <uint64_t>d.upper * 3):
+            d.overloaded = False
+        if d.removed and total == 0:
+            self.free_server(server)
+
+    cdef void free_server(self, uint32_t server) noexcept nogil:
+        memset(self.servers + server, 0, sizeof(Server))
+        self.n_servers -= 1
+
+    # --- for Python -------------------------------------------------------------------------------------
+
+    cdef int check_service(self, uint32_t service) except -1:
+        if service >= self.capacity or self.services[service].family == 0:
+            raise ValueError(f"service {service}: there is none of that number")
+        return 0
+
+    cdef int check_server(self, uint32_t server) except -1:
+        if server >= self.server_capacity or self.servers[server].family == 0 or self.servers[server].removed:
+            raise ValueError(f"server {server}: there is none of that number")
+        return 0
+
+    def __len__(self):
+        return self.size
+
+    def add(self, net, addr, *, proto=0, port=0, str scheduler="rr", bint fallback=False, bint with_port=False):
+        """A service; returns its number. ``proto`` and ``port`` 0: any. ValueError: given twice; OverflowError: full."""
+        cdef Service key
+        cdef uint32_t at, number = 0
+        cdef Service *s
+        raw = bytes(addr)
+        if len(raw) not in (4, 16) or not 0 <= net < 65536 or not 0 <= port < 65536 or not 0 <= proto < 256:
+            raise ValueError(f"service of network {net}, {len(raw)} bytes of address, protocol {proto}, port {port}")
+        if (proto == 0) != (port == 0):
+            raise ValueError(f"protocol {proto}, port {port}: both, or neither for any")
+        if scheduler not in SCHEDULERS:
+            raise ValueError(f"scheduler {scheduler!r}: {', '.join(SCHEDULERS)}")
+        memset(&key, 0, sizeof(key))
+        memcpy(key.addr, <const char *>raw, len(raw))
+        key.net = net
+        key.port = port
+        key.proto = proto
+        key.family = 4 if len(raw) == 4 else 6
+        at = self.slot_of(&key)
+        if self.slots[at]:
+            raise ValueError(f"service {raw.hex()} protocol {proto} port {port} of network {net}: given twice")
+        if self.size >= self.capacity:
+            raise OverflowError(f"all {self.capacity} services are taken")
+        while self.services[number].family:
+            number += 1
+        s = self.services + number
+        s[0] = key
+        s.scheduler = SCHEDULERS.index(scheduler)
+        s.fallback = fallback
+        s.with_port = with_port
+        s.newest = s.oldest = s.cursor = SERVER_NONE
+        s.di = 1
+        if s.scheduler == SCHED_SH or s.scheduler == SCHED_DH:
+            s.buckets = <uint32_t *>calloc(HASH_BUCKETS, sizeof(uint32_t))
+            if s.buckets == NULL:
+                memset(s, 0, sizeof(Service))
+                raise MemoryError(f"no room for {HASH_BUCKETS} buckets")
+            memset(s.buckets, 0xFF, HASH_BUCKETS * sizeof(uint32_t))
+        self.slots[at] = number + 1
+        self.size += 1
+        return number
+
+    def remove(self, uint32_t service):
+        """A service goes, and its servers with it (those that have connections: with the last of them)."""
+        cdef uint32_t at, hole, home
+        cdef uint64_t word
+        cdef Service *s
+        self.check_service(service)
+        s = self.services + service
+        while s.newest != SERVER_NONE:
+            self.remove_server(s.newest)
+        hole = self.slot_of(s)
+        free(s.buckets)
+        memset(s, 0, sizeof(Service))
+        self.slots[hole] = 0
+        self.size -= 1
+        # Those behind it close up, so that a look-up may stop at the first free place.
+        at = (hole + 1) & self.mask
+        while self.slots[at]:
+            s = self.services + self.slots[at] - 1
+            word = <uint64_t>s.net << 32 | <uint64_t>s.port << 16 | <uint64_t>s.family << 8 | s.proto
+            home = <uint32_t>hash_16(s.addr, word, self.seed) & self.mask
+            if ((at - home) & self.mask) >= ((at - hole) & self.mask):
+                self.slots[hole] = self.slots[at]
+                self.slots[at] = 0
+                hole = at
+            at = (at + 1) & self.mask
+
+    def add_server(self, uint32_t service, addr, *, port=0, weight=1, upper=0, lower=0):
+        """A server of a service, as its newest; returns its number. ``port`` 0: the client's own is kept. OverflowError: full."""
+        cdef uint32_t number, tried
+        cdef Server *d
+        cdef Service *s
+        self.check_service(service)
+        s = self.services + service
+        raw = bytes(addr)
+        if len(raw) != (4 if s.family == 4 else 16) or not 0 <= port < 65536:
+            raise ValueError(f"server of {len(raw)} bytes of address, port {port}: of its service's family, 0 to 65535")
+        check_numbers(weight, upper, lower)
+        padded = raw.ljust(16, b"\0")
+        number = s.newest
+        while number != SERVER_NONE:
+            d = self.servers + number
+            if d.port == port and memcmp(d.addr, <const char *>padded, 16) == 0:
+                raise ValueError(f"server {raw.hex()} port {port}: the service has it")
+            number = d.next
+        if self.n_servers >= self.server_capacity:
+            raise OverflowError(f"all {self.server_capacity} servers are taken")
+        number = self.last_server
+        for tried in range(self.server_capacity):
+            number = number + 1 if number + 1 < self.server_capacity else 0
+            if self.servers[number].family == 0:
+                break
+        self.last_server = number
+        d = self.servers + number
+        memcpy(d.addr, <const char *>padded, 16)
+        d.port = port
+        d.family = s.family
+        d.weight = weight
+        d.upper = upper
+        d.lower = lower
+        d.service = service
+        d.next = s.newest
+        d.prev = SERVER_NONE
+        if s.newest != SERVER_NONE:
+            self.servers[s.newest].prev = number
+        else:
+            s.oldest = number
+        s.newest = number
+        s.n_servers += 1
+        self.n_servers += 1
+        self.changed(s)
+        return number
+
+    def set_server(self, uint32_t server, *, weight=None, upper=None, lower=None):
+        """Another weight (0: drained), other thresholds. Lowering ``upper`` marks nobody as overloaded; raising it, or 0, clears."""
+        cdef Server *d
+        self.check_server(server)
+        d = self.servers + server
+        check_numbers(d.weight if weight is None else weight, d.upper if upper is None else upper,
+                      d.lower if lower is None else lower)
+        if upper is not None:
+            if upper == 0 or upper > d.upper:
+                d.overloaded = False
+            d.upper = upper
+        if lower is not None:
+            d.lower = lower
+        if weight is not None:
+            d.weight = weight
+        self.changed(self.services + d.service)
+
+    def remove_server(self, uint32_t server):
+        """No new connections from now on; the number is free when the last one has let go. rr goes a step back from it."""
+        cdef Server *d
+        cdef Service *s
+        self.check_server(server)
+        d = self.servers + server
+        s = self.services + d.service
+        if s.cursor == server:
+            s.cursor = d.prev
+        if d.prev != SERVER_NONE:
+            self.servers[d.prev].next = d.next
+        else:
+            s.newest = d.next
+        if d.next != SERVER_NONE:
+            self.servers[d.next].prev = d.prev
+        else:
+            s.oldest = d.prev
+        s.n_servers -= 1
+        d.removed = True
+        if d.active + d.inactive == 0:
+            self.free_server(server)
+        self.changed(s)
+
+    def find_service(self, uint16_t net, addr, uint8_t proto, uint16_t port):
+        """The number of the service that a packet to that destination is for, or None."""
+        cdef uint32_t number
+        raw = bytes(addr)
+        padded = raw.ljust(16, b"\0")
+        if len(raw) not in (4, 16):
+            raise ValueError(f"address of {len(raw)} bytes: 4 or 16")
+        number = self.find(net, 4 if len(raw) == 4 else 6, proto, <const uint8_t *><const char *>padded, port)
+        return None if number == SERVICE_NONE else number
+
+    def choose_for(self, uint32_t service, client, uint16_t sport=0, to=b"", uint16_t dport=0, *, active=None):
+        """The server of a new connection, or None. ``active``: and the connection is counted there, as active or not."""
+        cdef uint32_t number
+        self.check_service(service)
+        source, target = bytes(client).ljust(16, b"\0"), bytes(to).ljust(16, b"\0")
+        if len(source) != 16 or len(target) != 16:
+            raise ValueError("addresses: 16 bytes at most")
+        number = self.choose(service, <const uint8_t *><const char *>source, sport, <const uint8_t *><const char *>target, dport)
+        if number == SERVER_NONE:
+            return None
+        if active is not None:
+            self.bind(number, active)
+        return number
+
+    def release(self, uint32_t server, *, bint active):
+        """A connection has let go of a server. ValueError: it has none of that kind."""
+        if server >= self.server_capacity or self.servers[server].family == 0:
+            raise ValueError(f"server {server}: there is none of that number")
+        if (self.servers[server].active if active else self.servers[server].inactive) == 0:
+            raise ValueError(f"server {server}: no such connections")
+        self.unbind(server, active)
+
+    def rows(self):
+        """Services as dictionaries with their servers, newest first, as ``ipvsadm -Ln`` lists them."""
+        cdef uint32_t i, at
+        cdef Service *s
+        cdef Server *d
+        out = []
+        for i in range(self.capacity):
+            s = self.services + i
+            if s.family == 0:
+                continue
+            servers = []
+            at = s.newest
+            while at != SERVER_NONE:
+                d = self.servers + at
+                servers.append({
+                    "server": at, "addr": PyBytes_FromStringAndSize(<char *>d.addr, 4 if d.family == 4 else 16), "port": d.port,
+                    "weight": d.weight, "active": d.active, "inactive": d.inactive, "overloaded": bool(d.overloaded),
+                    "connections": d.connections,
+                })
+                at = d.next
+            out.append({
+                "service": i, "net": s.net, "addr": PyBytes_FromStringAndSize(<char *>s.addr, 4 if s.family == 4 else 16),
+                "proto": s.proto, "port": s.port, "scheduler": SCHEDULERS[s.scheduler], "connections": s.connections,
+                "refused": s.refused, "servers": servers,
+            })
+        return out
