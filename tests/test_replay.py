@@ -324,3 +324,16 @@ def test_a_broken_capture(tmp_path: Path) -> None:
     assert isinstance(caught.value.stats, vf.Replayed)
     with pytest.raises(vf.SpecError, match="meta = 'all': none or comment"):
         vf.replay_file(plane, source, meta="all")
+
+
+def test_a_hundred_interfaces_that_are_no_ports(tmp_path: Path) -> None:
+    """Warnings name sixteen of them; every packet is counted."""
+    (tmp_path / "node.toml").write_text(NODE)
+    png = Pcapng()
+    for n in range(100):
+        png.interface(options=[(2, f"eth{n}".encode())]).epb(said(3, 5), interface=n)
+    (tmp_path / "in.pcapng").write_bytes(png.data)
+    plane = vf.Dataplane(vf.load_spec(tmp_path / "node.toml"))
+    done = vf.replay_file(plane, tmp_path / "in.pcapng")
+    assert done.stats.drops == {Verdict.DROP_PORT_UNKNOWN: 100}
+    assert len(done.warnings) == 17 and "further interfaces" in done.warnings[-1]

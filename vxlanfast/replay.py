@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vxlanfast._ext.batch import PacketBatch
@@ -54,61 +54,68 @@ class Replayed:
         return ", ".join(parts) + (" [interrupted]" if self.interrupted else "")
 
 
-@dataclass(slots=True)
 class Entrances:
     """Which port the packets of each interface of a capture enter at.
 
     ``given``: an interface's name or number to a port's name; "" stands for every interface. Else an interface that is
-    called like a port is that port, and the only one of a capture is the underlay.
+    called like a port is that port, and the only one of a capture is the underlay. SpecError: no such port.
     """
 
-    plane: Dataplane
-    given: Mapping[str, str]
-    names: list[str | None] = field(default_factory=list)
-    lost: dict[str, int] = field(default_factory=dict)
+    #: Interfaces that warnings name; a capture may have any number of them.
+    NAMED = 16
 
-    def __post_init__(self) -> None:
-        for name in self.given.values():
-            self.plane.number_of(name)
+    def __init__(self, plane: Dataplane, given: Mapping[str, str]) -> None:
+        self.known = plane.ports
+        self.given = {key: plane.number_of(name) for key, name in given.items()}
+        self.names: list[str | None] = []  # of the section's interfaces
+        self.ports: list[int] = []  # by interface; empty: to be found out again
+        self.lost: dict[str, int] = {}  # packets of interfaces that are no port
 
     def enter(self, capture: Capture, batch: PacketBatch) -> None:
         """Give the rows of a batch their ports."""
         for block in batch.blocks():
             self._note(block, "big" if capture.decoder.big_endian else "little")
-        count = max(1, len(self.names) or len(capture.decoder.interfaces()))
-        ports = [self._port(number, count) for number in range(count)]
-        if _NOWHERE in ports:
+        if not self.ports:
+            count = max(1, len(self.names) or len(capture.decoder.interfaces()))
+            self.ports = [self._port(number, count) for number in range(count)]
+            self.all_known = _NOWHERE not in self.ports
+        if not self.all_known:
             for number in list(batch.port_in):
-                if number < count and ports[number] == _NOWHERE:
-                    name = self._name(number)
-                    self.lost[name] = self.lost.get(name, 0) + 1
-        batch.enter_by(ports)
+                if self.ports[number] == _NOWHERE:
+                    self._lose(number)
+        batch.enter_by(self.ports)
 
     def _note(self, block: bytes, order: str) -> None:
         kind = _number(block, 0, 4, order)
         if kind == _SECTION:
-            self.names = []
+            self.names, self.ports = [], []
         elif kind == _INTERFACE:
             self.names.append(_option(block[16:-4], _IF_NAME, order))
+            self.ports = []
 
-    def _name(self, number: int) -> str:
+    def _lose(self, number: int) -> None:
         name = self.names[number] if number < len(self.names) else None
-        return str(number) if name is None else f"{number} ({name})"
+        shown = str(number) if name is None else f"{number} ({name})"
+        if shown not in self.lost and len(self.lost) >= self.NAMED:
+            shown = ""
+        self.lost[shown] = self.lost.get(shown, 0) + 1
 
     def _port(self, number: int, count: int) -> int:
         name = self.names[number] if number < len(self.names) else None
         for key in (str(number), name, ""):
             if key is not None and key in self.given:
-                return self.plane.number_of(self.given[key])
-        if name is not None and name in self.plane.ports:
-            return self.plane.ports[name]
-        return self.plane.ports[UNDERLAY] if count == 1 else _NOWHERE
+                return self.given[key]
+        if name is not None and name in self.known:
+            return self.known[name]
+        return self.known[UNDERLAY] if count == 1 else _NOWHERE
 
     def warnings(self) -> list[str]:
         """A sentence for each interface whose packets found no entrance."""
         return [
             f"interface {name} is no port, and its {number:,} packets were dropped;"
             f" --port {name.split()[0]}=NAME says which"
+            if name
+            else f"{number:,} packets of further interfaces that are no ports were dropped"
             for name, number in self.lost.items()
         ]
 
