@@ -58,7 +58,8 @@ class Entrances:
     """Which port the packets of each interface of a capture enter at.
 
     ``given``: an interface's name or number to a port's name; "" stands for every interface. Else an interface that is
-    called like a port is that port, and the only one of a capture is the underlay. SpecError: no such port.
+    called like a port is that port, and the first of a capture is the underlay (how many follow is not known before its
+    end). SpecError: no such port.
     """
 
     #: Interfaces that warnings name; a capture may have any number of them.
@@ -77,7 +78,7 @@ class Entrances:
             self._note(block, "big" if capture.decoder.big_endian else "little")
         if not self.ports:
             count = max(1, len(self.names) or len(capture.decoder.interfaces()))
-            self.ports = [self._port(number, count) for number in range(count)]
+            self.ports = [self._port(number) for number in range(count)]
             self.all_known = _NOWHERE not in self.ports
         if not self.all_known:
             for number in list(batch.port_in):
@@ -100,14 +101,14 @@ class Entrances:
             shown = ""
         self.lost[shown] = self.lost.get(shown, 0) + 1
 
-    def _port(self, number: int, count: int) -> int:
+    def _port(self, number: int) -> int:
         name = self.names[number] if number < len(self.names) else None
         for key in (str(number), name, ""):
             if key is not None and key in self.given:
                 return self.given[key]
         if name is not None and name in self.known:
             return self.known[name]
-        return self.known[UNDERLAY] if count == 1 else _NOWHERE
+        return _NOWHERE if number else self.known[UNDERLAY]
 
     def warnings(self) -> list[str]:
         """A sentence for each interface whose packets found no entrance."""

@@ -39,7 +39,7 @@ def entrances(given: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--port", "ports", multiple=True, metavar="[IF=]PORT",
     help="Packets of interface IF (its name or number in IN), or all, enter at this port. Default: the port called like"
-    " the interface; the underlay where IN has one interface only.",
+    " the interface; of the first one, the underlay.",
 )  # fmt: skip
 @click.option(
     "--explain", is_flag=False, flag_value="text", type=click.Choice(["text", "json"]),
