@@ -246,6 +246,7 @@ Stats
     fault: str | None = None
     warnings: tuple[str, ...] = ()
     details: Mapping[str, int] = dict()
+    files: Mapping[str, int] = dict()
     as_dict() -> dict[str, object]
     property dropped
     property rate

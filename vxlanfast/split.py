@@ -6,6 +6,7 @@ import os
 import string
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -234,6 +235,7 @@ def split_file(
             [plan], capture, [output.encoder for output in outputs.by_path.values()], interrupted, monotonic() - began
         )
     written = {path: output.encoder.rows for path, output in sorted(outputs.by_path.items())}
+    stats = replace(stats, files=written)
     if stats.fault is not None:
         error = CaptureError(stats.fault, path=capture.name, offset=capture.decoder.offset)
         error.stats = stats

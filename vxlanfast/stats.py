@@ -26,7 +26,8 @@ class Stats:
     ``input_bytes``: of the input as stored, compressed or not. ``others``: packets that were not VXLAN, kept or not;
     ``unsupported``: of them, those of an unsupported link type; ``strict_drops``: for what only the strict policy
     minds. ``seconds``: of wall time.
-    ``warnings``: sentences a person should see. ``fault``: what ended the input early, or None.
+    ``warnings``: sentences a person should see. ``fault``: what ended the input early, or None. ``files``: packets in
+    each output by its path, of a split.
     """
 
     verb: str
@@ -45,6 +46,7 @@ class Stats:
     fault: str | None = None
     warnings: tuple[str, ...] = ()
     details: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def dropped(self) -> int:

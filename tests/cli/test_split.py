@@ -79,6 +79,8 @@ def test_summary(tmp_path):
 
 def test_stats_json(tmp_path):
     stats = json_of(run(FIXTURES / "mixed.pcapng", tmp_path / "{vni}", "--stats", "json"))
+    assert stats["files"] == {str(path): len(frames_of(path)) for path in sorted(tmp_path.iterdir())}
+    assert sum(stats["files"].values()) == stats["written"]
     assert stats["verb"] == "split"
     assert stats["packets"] == stats["passed"] + stats["kept"] + stats["dropped"] == 16
     assert stats["written"] == 14 == sum(map(len, content(tmp_path).values()))
