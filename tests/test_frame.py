@@ -219,3 +219,15 @@ def test_levels() -> None:
         batch = vf.decap_batch(vf.PacketBatch.from_frames([nested]), levels=levels)
         assert batch.vni[0] == vni
         assert len(batch.frame(0)) == len(INNER) + {3: 120, 2: 50, 1: 0}[vni]
+
+
+def test_cut_by_a_snaplen() -> None:
+    """What is there of the inner frame; without the wire length it is a packet that says more than it has."""
+    whole = vf.encap(bytes(60), vni=7, src="192.0.2.1", dst="192.0.2.2")
+    with pytest.raises(vf.NotVxlan):
+        vf.decap(whole[:80])
+    got = vf.decap(whole[:80], wire_len=len(whole))
+    assert (got.vni, bytes(got.inner)) == (7, bytes(30))
+    for wrong in (79, 1 << 32):
+        with pytest.raises(ValueError, match=f"wire_len = {wrong}: of a packet of 80 bytes"):
+            vf.decap(whole[:80], wire_len=wrong)

@@ -349,6 +349,7 @@ decap(
     ports: Iterable[int] = (4789, 8472),
     link: int = 1,
     strict: bool = False,
+    wire_len: int | None = None,
 ) -> Decapsulated
 decap_batch(
     batch: PacketBatch,

@@ -74,7 +74,12 @@ def explain(plane: Dataplane, batch: PacketBatch, *, first: int = 1) -> list[Dec
     ``first``: the number of its first packet. A thousand times slower than ``process``.
     """
     names = (*plane.port_names, *["?"] * (65536 - len(plane.port_names)))
-    came = [_came(plane, names[port], bytes(batch.frame(i))) for i, port in enumerate(list(batch.port_in))]
+    came = [
+        _came(plane, names[port], bytes(batch.frame(i)), link, wire_len)
+        for i, (port, link, wire_len) in enumerate(
+            zip(list(batch.port_in), list(batch.link), list(batch.wire_lengths), strict=True)
+        )
+    ]
     plane.process(batch, explain=True)
     places = plane.place_names()
     columns = [
@@ -101,12 +106,12 @@ def explain(plane: Dataplane, batch: PacketBatch, *, first: int = 1) -> list[Dec
     return decisions
 
 
-def _came(plane: Dataplane, port: str, raw: bytes) -> _Came:
+def _came(plane: Dataplane, port: str, raw: bytes, link: int, wire_len: int) -> _Came:
     if port != UNDERLAY:
         return _Came(port, raw, plane.vni_of(port), None, raw)
     outer = None
     with suppress(NotVxlan):
-        outer = decap(raw, ports=[plane.spec.port])
+        outer = decap(raw, ports=[plane.spec.port], link=link, wire_len=max(wire_len, len(raw)))
     if outer is None:
         return _Came(port, raw, None, None, b"")
     return _Came(port, raw, outer.vni, outer, bytes(outer.inner))

@@ -70,14 +70,22 @@ def _encap_node(tunnel: TunnelSpec) -> Encap:
 
 
 def decap(
-    packet: Buffer, *, ports: Iterable[int] = DEFAULT_PORTS, link: int = 1, strict: bool = False
+    packet: Buffer,
+    *,
+    ports: Iterable[int] = DEFAULT_PORTS,
+    link: int = 1,
+    strict: bool = False,
+    wire_len: int | None = None,
 ) -> Decapsulated:
     """Take one level of VXLAN off one packet (any C-contiguous buffer; ``bytes(p)`` of a scapy packet).
 
-    ``link``: LINKTYPE_ number of the packet. NotVxlan, with its ``verdict``, for a packet that holds none.
+    ``link``: LINKTYPE_ number of the packet. ``wire_len``: bytes it had where a snaplen has cut it; the inner frame is
+    what is left of it then. NotVxlan, with its ``verdict``, for a packet that holds none.
     """
     view = memoryview(packet).cast("B")
-    verdict, vni, l3, l4, inner, end = _decap_node(tuple(ports), strict).find(view, link)
+    if wire_len is not None and not len(view) <= wire_len < 1 << 32:
+        raise ValueError(f"wire_len = {wire_len}: of a packet of {len(view)} bytes, at least as many")
+    verdict, vni, l3, l4, inner, end = _decap_node(tuple(ports), strict).find(view, link, wire_len or 0)
     if verdict:
         raise NotVxlan(f"no VXLAN in {len(view)} bytes: {sentence(verdict)}", verdict=Verdict(verdict))
     if view[l3] >> 4 == 4:

@@ -112,8 +112,11 @@ cdef class Decap:
     def __dealloc__(self):
         free(self.rules.vnis)
 
-    def find(self, const uint8_t[::1] frame not None, uint32_t link=1):
-        """One frame, outermost level: ``(verdict, vni, l3, l4, inner, end)``, offsets in it; counted nowhere."""
+    def find(self, const uint8_t[::1] frame not None, uint32_t link=1, uint32_t wire_len=0):
+        """One frame, outermost level: ``(verdict, vni, l3, l4, inner, end)``, offsets in it; counted nowhere.
+
+        ``wire_len``: bytes it had where a snaplen cut it; ``end`` may lie behind what is there then.
+        """
         cdef VxlanFrame f
         cdef uint32_t n = <uint32_t>frame.shape[0]
         cdef Verdict v
@@ -121,7 +124,7 @@ cdef class Decap:
         if n:
             p = &frame[0]
         memset(&f, 0, sizeof(f))
-        v = decap_find(p, n, n, link, &self.rules, &f)
+        v = decap_find(p, n, wire_len if wire_len > n else n, link, &self.rules, &f)
         return v, f.vni, f.l3, f.l4, f.inner, f.end
 
     def process(self, PacketBatch batch not None):
