@@ -269,3 +269,25 @@ def test_ten_thousand_networks() -> None:
         assert port == "underlay" and int.from_bytes(packet[46:49], "big") == vni
         assert other.offer("underlay", packet) == [(f"q{vni}", frame)]
     assert set(plane.stats().networks) == set(vnis) and not plane.verify()
+
+
+def test_a_peer_with_further_addresses() -> None:
+    """Its packets may come from any of them; what is sent to it goes to its own."""
+    peer = vf.PeerSpec(vtep="192.0.2.2", rx_from=("203.0.113.7", "203.0.113.8"))
+    network = vf.NetworkSpec(name="web", vni=42, endpoint=(vf.EndpointSpec(port="e"),), peer=(peer,))
+    plane = vf.Dataplane(vf.NodeSpec(vtep=("192.0.2.1",), network=(network,)))
+    inner = bytes(Ether(src=mac(9), dst=mac(1)) / IP() / b"x")
+    for source, passes in (("192.0.2.2", True), ("203.0.113.8", True), ("203.0.113.7", True), ("203.0.113.9", False)):
+        packet = vf.encap(inner, vni=42, src=source, dst="192.0.2.1")
+        assert plane.offer("underlay", packet) == ([("e", inner)] if passes else [])
+    [(port, back)] = plane.offer("e", bytes(Ether(src=mac(1), dst=mac(9)) / IP() / b"y"))
+    assert port == "underlay" and Ether(back)[IP].dst == "192.0.2.2"
+    assert plane.stats().peers[42, "192.0.2.2"].rx_packets == 3
+    for wrong, text in (
+        (("192.0.2.2",), "192.0.2.2 is meant already"),
+        (("203.0.113.7", "203.0.113.7"), "each once"),
+        (("192.0.2.3",), "rx_from = '192.0.2.3': it is 192.0.2.3's already"),
+    ):
+        with pytest.raises(vf.SpecError, match=text):
+            other = vf.PeerSpec(vtep="192.0.2.3")
+            vf.NetworkSpec(name="web", vni=42, peer=(vf.PeerSpec(vtep="192.0.2.2", rx_from=wrong), other))

@@ -102,6 +102,7 @@ NetworkSpec
     mss_clamp: bool = False
     endpoint: tuple[EndpointSpec, ...] = ()
     peer: tuple[PeerSpec, ...] = ()
+    property aliases
     property members
     property ports
     property several
@@ -182,6 +183,7 @@ PacketBatch
 PeerSpec
     vtep: str
     flood: bool = True
+    rx_from: tuple[str, ...] = ()
 PlaneStats
     packets: int
     passed: int

@@ -55,7 +55,7 @@ class _Compiled:
         self.spec = spec
         members = _members(spec)
         size = sum(len(n.ports) + bool(n.gateway) + n.several for n in spec.network) + SPARE_PLACES
-        size += sum(map(len, members.values()))
+        size += sum(map(len, members.values())) + sum(len(n.aliases) for n in spec.network)
         self.nets = NetTable(max(1, len(spec.network)), seed=spec.seed)
         self.dests = DestTable(size, seed=spec.seed)
         self.fdb = FdbTable(
@@ -117,6 +117,8 @@ class _Compiled:
                     )
                 )
             )  # fmt: skip
+        for text, vtep in network.aliases.items():
+            self.dests.add_alias(self.places[network.vni, format_ip(parse_ip(vtep))], parse_ip(text))
         self.nets.set_flood(net, mine, far)
         for endpoint in network.endpoint:
             self.set_endpoint(net, network.vni, endpoint)

@@ -106,13 +106,20 @@ class EndpointSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerSpec:
-    """A VTEP that is a member of the network: frames from it are let in. ``flood``: it gets broadcasts."""
+    """A VTEP that is a member of the network: frames from it are let in. ``flood``: it gets broadcasts.
+
+    ``rx_from``: further addresses that its packets may come from, behind a NAT or where its routes choose another.
+    """
 
     vtep: str
     flood: bool = True
+    rx_from: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _address("vtep", self.vtep)
+        own = _address("vtep", self.vtep)
+        others = [_address("rx_from", text) for text in self.rx_from]
+        if own in others or len(set(others)) < len(others):
+            raise _rule("rx_from", list(self.rx_from), f"each once, and {self.vtep} is meant already")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +199,12 @@ class NetworkSpec:
         for peer, packed in zip(self.peer, vteps, strict=True):
             if vteps.count(packed) > 1:
                 raise _rule("peer", peer.vtep, "given twice")
+        taken = {parse_ip(vtep): vtep for vtep in self.members}
+        for peer in self.peer:
+            for text in peer.rx_from:
+                if parse_ip(text) in taken:
+                    raise _rule("rx_from", text, f"it is {taken[parse_ip(text)]}'s already")
+                taken[parse_ip(text)] = peer.vtep
 
     @property
     def ports(self) -> tuple[str, ...]:
@@ -202,6 +215,11 @@ class NetworkSpec:
     def several(self) -> int:
         """Endpoints that are at more than one place."""
         return sum(len(e.vteps) > 1 for e in self.endpoint)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Further addresses that packets of members may come from, and whose they are."""
+        return {text: peer.vtep for peer in self.peer for text in peer.rx_from}
 
     @property
     def members(self) -> dict[str, bool]:

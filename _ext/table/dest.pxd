@@ -22,6 +22,7 @@ cdef enum DestKind:
     DEST_PEER = 1           # a VTEP that is a member of the network
     DEST_GATEWAY = 2        # the network's gateway, which is us
     DEST_PLACES = 3         # several of the others
+    DEST_ALIAS = 4          # another address that a peer's packets come from
 
 
 cdef struct Dest:
@@ -31,7 +32,7 @@ cdef struct Dest:
     uint8_t flags
     uint16_t net
     uint16_t port           # the port_out of what goes there: a peer's is the underlay's
-    uint32_t tunnel         # peer: which headers
+    uint32_t tunnel         # peer: which headers; alias: whose it is
     uint32_t mtu            # peer: IP bytes of a frame that fit in one packet of the underlay; 0: any
     uint32_t members_at     # several places: their numbers, in the table's list
     uint32_t n_members
@@ -52,6 +53,7 @@ cdef class DestTable:
     cdef uint32_t mask
     cdef readonly uint32_t capacity
     cdef readonly uint32_t size
+    cdef uint32_t add_address(self, uint8_t kind, net, addr, port, uint32_t tunnel, uint32_t mtu) except DEST_NONE
     cdef uint32_t add(self, uint8_t kind, net, port) except DEST_NONE
 
 
@@ -76,6 +78,6 @@ cdef inline uint32_t peer_find(DestTable t, const uint8_t *addr, uint8_t family,
         number = t.slots[at] - 1
         d = t.dests + number
         if d.net == net and d.family == family and memcmp(d.addr, addr, 16) == 0:
-            return number
+            return d.tunnel if d.kind == DEST_ALIAS else number
         at = (at + 1) & t.mask
     return DEST_NONE

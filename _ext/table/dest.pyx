@@ -9,7 +9,7 @@ from vxlanfast._ext.table.hash cimport hash_16, hash_u64, power_of_two, table_me
 cdef enum:
     CAPACITY_MAX = 1 << 24
 
-KINDS = {DEST_PORT: "port", DEST_PEER: "peer", DEST_GATEWAY: "gateway", DEST_PLACES: "places"}
+KINDS = {DEST_PORT: "port", DEST_PEER: "peer", DEST_GATEWAY: "gateway", DEST_PLACES: "places", DEST_ALIAS: "alias"}
 
 
 cdef class DestTable:
@@ -84,6 +84,16 @@ cdef class DestTable:
 
         ``mtu``: bytes of an untagged frame behind its Ethernet header that fit in one packet there, 0 for any number.
         """
+        return self.add_address(DEST_PEER, net, addr, port, tunnel, mtu)
+
+    def add_alias(self, uint32_t peer, addr):
+        """Another address that packets of a peer may come from (it sits behind a NAT, or has several); returns its number."""
+        if peer >= self.size or self.dests[peer].kind != DEST_PEER:
+            raise ValueError(f"destination {peer}: no peer")
+        return self.add_address(DEST_ALIAS, self.dests[peer].net, addr, self.dests[peer].port, peer, 0)
+
+    cdef uint32_t add_address(self, uint8_t kind, net, addr, port, uint32_t tunnel, uint32_t mtu) except DEST_NONE:
+        """A row that is found by its address. ValueError: twice."""
         cdef uint8_t key[16]
         cdef uint8_t family
         cdef uint32_t number, at
@@ -95,7 +105,7 @@ cdef class DestTable:
         memcpy(key, <char *>padded, 16)
         if peer_find(self, key, family, net) != DEST_NONE:
             raise ValueError(f"peer {raw.hex()} of network {net}: given twice")
-        number = self.add(DEST_PEER, net, port)
+        number = self.add(kind, net, port)
         memcpy(self.dests[number].addr, key, 16)
         self.dests[number].family = family
         self.dests[number].tunnel = tunnel
