@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 import pytest
 
 import vxlanfast as vf
-from vxlanfast.benchmark import machine, memory, peers, report, runner
+from vxlanfast.benchmark import machine, memory, peers, plane, report, runner
 from vxlanfast.benchmark.inputs import (
     FILE_HEADER_LEN,
     FLOWS,
@@ -678,3 +678,14 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress_on_stderr(quiet=False) as progress:
         progress("decap: round 1 of 5")
     assert Names(("a", "b")).convert("", None, None) == ("a", "b")
+
+
+@pytest.mark.slow
+def test_tables_of_others() -> None:
+    """absl's and DPDK's, where their headers are: they find what we find."""
+    there = [peer for peer in plane._TABLES if plane.load_peer(peer) is not None]
+    if not there:
+        pytest.skip("neither absl's nor DPDK's headers are installed (libabsl-dev, libdpdk-dev, pkg-config, g++)")
+    figures = list(plane.lookup_figures("1 k", 1000, 1, 0.001))
+    assert [figure.note for figure in figures] == ["dict", *there]
+    assert all(figure.ratio for figure in figures)

@@ -71,16 +71,16 @@ def _run(command: list[str]) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def lookup_figures(name: str, entries: int, rounds: int, slice_s: float) -> Iterator[Figure]:
-    """Look-ups of stations that are there, at random, beside a dict and beside what is installed."""
+def lookup_figures(name: str, entries: int, rounds: int, slice_s: float, lookups: int = LOOKUPS) -> Iterator[Figure]:
+    """Look-ups of stations that are there, at random, beside a dict and, if there are enough, what is installed."""
     rng = random.Random(1)
     macs = sorted({rng.getrandbits(40) | 2 << 40 for _ in range(entries)})
     rng.shuffle(macs)
     table = FdbTable(max(1024, len(macs)), dests=1, learned_limit=1 << 30, seed=7)
     for mac in macs:
         table.set(0, mac.to_bytes(6, "big"), 0)
-    wanted = [rng.choice(macs) for _ in range(LOOKUPS)]
-    keys, found = array("Q", wanted), array("I", bytes(4 * LOOKUPS))
+    wanted = [rng.choice(macs) for _ in range(lookups)]
+    keys, found = array("Q", wanted), array("I", bytes(4 * lookups))
     beside: dict[str, Callable[[], float]] = {}
     known = dict.fromkeys(macs, 0)
 
@@ -91,16 +91,16 @@ def lookup_figures(name: str, entries: int, rounds: int, slice_s: float) -> Iter
         return perf_counter() - began
 
     beside["dict"] = by_dict
-    data = struct.pack("<II", len(macs), LOOKUPS) + array("Q", macs).tobytes() + keys.tobytes()
+    data = struct.pack("<II", len(macs), lookups) + array("Q", macs).tobytes() + keys.tobytes()
     for peer in _TABLES:
-        program = load_peer(peer)
+        program = load_peer(peer) if lookups == LOOKUPS else None
         if program is not None:
-            beside[peer] = lambda program=program: _peer_seconds(program, data)  # type: ignore[misc]
+            beside[peer] = lambda program=program: _peer_seconds(program, data, lookups)  # type: ignore[misc]
     for note, other in beside.items():
         ours, others = [], []
         for _ in range(rounds):
-            ours.append(time_slice(lambda: None, lambda: table.lookup(keys, found), slice_s) / LOOKUPS * PER)
-            others.append(other() / LOOKUPS * PER)
+            ours.append(time_slice(lambda: None, lambda: table.lookup(keys, found), slice_s) / lookups * PER)
+            others.append(other() / lookups * PER)
         if set(found) != {0}:
             raise AssertionError("stations were not found")
         yield Figure(
@@ -109,11 +109,11 @@ def lookup_figures(name: str, entries: int, rounds: int, slice_s: float) -> Iter
         )  # fmt: skip
 
 
-def _peer_seconds(program: Path, data: bytes) -> float:
+def _peer_seconds(program: Path, data: bytes, lookups: int) -> float:
     done = subprocess.run([str(program)], input=data, capture_output=True, check=True)
     seconds, hits = done.stdout.split()
-    if int(hits) != LOOKUPS:
-        raise AssertionError(f"{program.name} found {int(hits)} of {LOOKUPS}")
+    if int(hits) != lookups:
+        raise AssertionError(f"{program.name} found {int(hits)} of {lookups}")
     return float(seconds)
 
 
@@ -204,46 +204,50 @@ def flood_case(traffic: Traffic) -> Case:
     return Case(name, traffic.name, len(copies), traffic.mean, act, again, limit, "memcpy of the frame")
 
 
-def apply_figures(rounds: int) -> Iterator[Figure]:
-    """A configuration of ten thousand endpoints over as many learned stations: all of it, and while no batch can go."""
+def apply_figures(rounds: int, endpoints: int = ENDPOINTS) -> Iterator[Figure]:
+    """A configuration of many endpoints over as many learned stations: all of it, and while no batch can go."""
     base = int(ip_address("10.128.0.1"))
     ends = tuple(
-        EndpointSpec(vtep=f"192.0.2.{2 + n % 200}", ip=(str(ip_address(base + n)),)) for n in range(ENDPOINTS)
+        EndpointSpec(vtep=f"192.0.2.{2 + n % 200}", ip=(str(ip_address(base + n)),)) for n in range(endpoints)
     )
     port = EndpointSpec(port="port")
-    network = NetworkSpec(name="bench", vni=VNI, endpoint=(port, *ends), proxy=True, learned_limit=ENDPOINTS)
+    network = NetworkSpec(name="bench", vni=VNI, endpoint=(port, *ends), proxy=True, learned_limit=endpoints)
     spec = NodeSpec(vtep=(VTEPS[0],), network=(network,))
     whole, still = [], []
     for _ in range(rounds):
         plane = Dataplane(spec)
-        learned = [bytes(6) + bytes.fromhex(_mac(n).replace(":", "")) + bytes(48) for n in range(ENDPOINTS)]
+        learned = [bytes(6) + bytes.fromhex(_mac(n).replace(":", "")) + bytes(48) for n in range(endpoints)]
         plane.offer("port", *(b"\2\0\0\0\0\0" + frame[6:] for frame in learned), now_ns=1)
         began = perf_counter()
         ready = plane.prepare(spec)
         prepared = perf_counter()
         came = plane.apply(ready)
         ended = perf_counter()
-        if came < ENDPOINTS - 1:
-            raise AssertionError(f"{came} of {ENDPOINTS} learned entries came along")
-        whole.append((ended - began) / ENDPOINTS * PER)
-        still.append((ended - prepared) / ENDPOINTS * PER)
+        if came < endpoints - 1:
+            raise AssertionError(f"{came} of {endpoints} learned entries came along")
+        whole.append((ended - began) / endpoints * PER)
+        still.append((ended - prepared) / endpoints * PER)
     for side, seconds in (("apply, an entry", whole), ("apply, standing still", still)):
         yield Figure(
-            job="plane", size="10 k", side=side, packets=PER, seconds=tuple(seconds), measured_packets=PER,
-            note="",
+            job="plane", size=f"{endpoints // 1000} k", side=side, packets=PER, seconds=tuple(seconds),
+            measured_packets=PER, note="",
         )  # fmt: skip
 
 
-def measure_plane(rounds: int, progress: Callable[[str], None], *, slice_s: float) -> list[Figure]:
-    """All of it, one after the other."""
+def measure_plane(
+    rounds: int, progress: Callable[[str], None], *, slice_s: float, is_trial: bool = False
+) -> list[Figure]:
+    """All of it, one after the other; a trial has small tables."""
     figures: list[Figure] = []
     for name, entries in ENTRIES.items():
         progress(f"plane: look-ups among {name} stations")
-        figures += lookup_figures(name, entries, rounds, slice_s)
+        most = 2000 if is_trial else entries
+        figures += lookup_figures(name, min(entries, most), rounds, slice_s, most if is_trial else LOOKUPS)
     for traffic in (TRAFFIC["64"], TRAFFIC["1400"]):
         for case in (*forward_cases(traffic), flood_case(traffic)):
             progress(f"plane: {case.name}, {case.size} B")
             figures.append(case.measure(rounds, slice_s, job="plane"))
-    progress(f"plane: applying {ENDPOINTS:,} endpoints")
-    figures += apply_figures(rounds)
+    endpoints = 1000 if is_trial else ENDPOINTS
+    progress(f"plane: applying {endpoints:,} endpoints")
+    figures += apply_figures(rounds, endpoints)
     return figures

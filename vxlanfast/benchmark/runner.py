@@ -433,7 +433,8 @@ def run(settings: Settings, progress: Progress = lambda text: None) -> Report:
             from vxlanfast.benchmark.memory import SLICE_S
             from vxlanfast.benchmark.plane import measure_plane
 
-            figures += measure_plane(settings.rounds, progress, slice_s=0.001 if settings.is_trial else SLICE_S)
+            slice_s = 0.001 if settings.is_trial else SLICE_S
+            figures += measure_plane(settings.rounds, progress, slice_s=slice_s, is_trial=settings.is_trial)
         if "startup" in settings.jobs:
             figures += measure_startup(settings, inputs, progress)
         return Report(
