@@ -13,9 +13,13 @@ cdef enum:
 
 
 cdef struct Timer:
-    int64_t expires_ns
     uint32_t next               # in its slot; WHEEL_NONE: the last
     uint32_t prev               # … or, of the first, WHEEL_FIRST and the slot; WHEEL_NONE: not on the wheel
+
+
+cdef struct OwnTimer:           # of a wheel that has its timers itself
+    int64_t expires_ns
+    Timer timer
 
 
 cdef enum:
@@ -23,7 +27,10 @@ cdef enum:
 
 
 cdef class Wheel:
-    cdef Timer *timers
+    cdef void *own              # its memory, where nobody else's entries hold the timers
+    cdef char *expires          # by number, `stride` bytes apart: the times …
+    cdef char *timers           # … and the places on the wheel
+    cdef uint64_t stride
     cdef uint32_t *slots        # first of each; WHEEL_NONE: empty
     cdef readonly uint32_t capacity
     cdef readonly uint32_t size
@@ -36,10 +43,21 @@ cdef class Wheel:
     cdef uint32_t expire(self, int64_t now_ns, uint32_t *out, uint32_t room, uint32_t budget) noexcept nogil
 
 
+cdef Wheel wheel_of_entries(uint32_t capacity, void *expires, void *timers, uint64_t stride)
+
+
+cdef inline int64_t *wheel_expires(Wheel w, uint32_t number) noexcept nogil:
+    return <int64_t *>(w.expires + number * w.stride)
+
+
+cdef inline Timer *wheel_timer(Wheel w, uint32_t number) noexcept nogil:
+    return <Timer *>(w.timers + number * w.stride)
+
+
 cdef inline bint wheel_has(Wheel w, uint32_t number) noexcept nogil:
-    return w.timers[number].prev != WHEEL_NONE
+    return wheel_timer(w, number).prev != WHEEL_NONE
 
 
 cdef inline void wheel_put_off(Wheel w, uint32_t number, int64_t expires_ns) noexcept nogil:
     """Another, later time for a timer that runs. An earlier one would be met late: ``start`` is for that."""
-    w.timers[number].expires_ns = expires_ns
+    wheel_expires(w, number)[0] = expires_ns

@@ -16,27 +16,31 @@ cdef class Wheel:
     """Timers for the numbers below ``capacity``. Time is whatever the caller says, and never goes back."""
 
     def __cinit__(self, uint32_t capacity):
-        cdef uint64_t size = <uint64_t>capacity * sizeof(Timer)
+        cdef OwnTimer *own
         cdef uint32_t i
         if not 1 <= capacity <= CAPACITY_MAX:
             raise ValueError(f"capacity = {capacity}: 1 to {CAPACITY_MAX} timers")
-        self.capacity = capacity
-        self.timers = <Timer *>table_memory(size)
         self.slots = <uint32_t *>table_memory(WHEEL_SLOTS * sizeof(uint32_t))
-        if self.timers == NULL or self.slots == NULL:
+        self.own = table_memory(<uint64_t>capacity * sizeof(OwnTimer))
+        if self.own == NULL or self.slots == NULL:
             raise MemoryError(f"no room for {capacity} timers")
         memset(self.slots, 0xFF, WHEEL_SLOTS * sizeof(uint32_t))
+        own = <OwnTimer *>self.own
         for i in range(capacity):
-            self.timers[i].prev = WHEEL_NONE
+            own[i].timer.prev = WHEEL_NONE
+        self.capacity = capacity
+        self.expires = <char *>&own.expires_ns
+        self.timers = <char *>&own.timer
+        self.stride = sizeof(OwnTimer)
 
     def __dealloc__(self):
-        free(self.timers)
+        free(self.own)
         free(self.slots)
 
     cdef void link(self, uint32_t number) noexcept nogil:
         """Into the slot of its time: the one that is due next at the earliest, a turn ahead at the latest."""
-        cdef Timer *t = self.timers + number
-        cdef int64_t tick = (t.expires_ns + WHEEL_TICK_NS - 1) // WHEEL_TICK_NS  # not before its time
+        cdef Timer *t = wheel_timer(self, number)
+        cdef int64_t tick = (wheel_expires(self, number)[0] + WHEEL_TICK_NS - 1) // WHEEL_TICK_NS  # not before its time
         cdef uint32_t slot, first
         if tick < self.tick:
             tick = self.tick
@@ -47,7 +51,7 @@ cdef class Wheel:
         t.next = first
         t.prev = WHEEL_FIRST | slot
         if first != WHEEL_NONE:
-            self.timers[first].prev = number
+            wheel_timer(self, first).prev = number
         self.slots[slot] = number
 
     cdef void start(self, uint32_t number, int64_t expires_ns, int64_t now_ns) noexcept nogil:
@@ -55,21 +59,21 @@ cdef class Wheel:
         if not self.begun:
             self.begun = True
             self.tick = now_ns // WHEEL_TICK_NS
-        if self.timers[number].prev != WHEEL_NONE:
+        if wheel_has(self, number):
             self.stop(number)
-        self.timers[number].expires_ns = expires_ns
+        wheel_expires(self, number)[0] = expires_ns
         self.link(number)
         self.size += 1
 
     cdef void stop(self, uint32_t number) noexcept nogil:
         """A timer that runs ends without having been met."""
-        cdef Timer *t = self.timers + number
+        cdef Timer *t = wheel_timer(self, number)
         if t.next != WHEEL_NONE:
-            self.timers[t.next].prev = t.prev
+            wheel_timer(self, t.next).prev = t.prev
         if t.prev & WHEEL_FIRST:
             self.slots[t.prev & ~<uint32_t>WHEEL_FIRST] = t.next
         else:
-            self.timers[t.prev].next = t.next
+            wheel_timer(self, t.prev).next = t.next
         t.prev = WHEEL_NONE
         self.size -= 1
 
@@ -94,7 +98,7 @@ cdef class Wheel:
                 budget -= 1
                 self.met += 1
                 self.stop(number)
-                if self.timers[number].expires_ns <= now_ns:
+                if wheel_expires(self, number)[0] <= now_ns:
                     out[n] = number
                     n += 1
                     continue
@@ -136,3 +140,14 @@ cdef class Wheel:
             with nogil:
                 n = self.expire(now_ns, &out[0], room, budget)
         return n
+
+
+cdef Wheel wheel_of_entries(uint32_t capacity, void *expires, void *timers, uint64_t stride):
+    """A wheel over entries that hold their timers themselves, ``stride`` bytes apart: where the first one's time and its
+    ``Timer`` are. A timer of an entry that begins has ``prev`` WHEEL_NONE; the memory must outlive the wheel."""
+    cdef Wheel w = Wheel(1)
+    w.capacity = capacity
+    w.expires = <char *>expires
+    w.timers = <char *>timers
+    w.stride = stride
+    return w

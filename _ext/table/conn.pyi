@@ -1,0 +1,36 @@
+from collections.abc import Iterator
+from typing import Any, Self
+
+from typing_extensions import disjoint_base
+
+from vxlanfast._ext.table.wheel import Wheel
+
+ENTRY_LEN: int
+BUCKET_LEN: int
+
+_Key = tuple[int, int, bytes, int, bytes, int]
+
+@disjoint_base
+class ConnTable:
+    wheel: Wheel
+    capacity: int
+    size: int
+    high: int
+    overflows: int
+    overflow_high: int
+    source_limit: int
+    def __new__(cls, capacity: int = 1 << 20, *, source_limit: int = 0, seed: int = 0) -> Self: ...
+    def __len__(self) -> int: ...
+    @property
+    def memory(self) -> int: ...
+    @property
+    def longest(self) -> int: ...
+    def lookup(
+        self, domain: int, proto: int, src: bytes, sport: int, dst: bytes, dport: int
+    ) -> tuple[int, bool] | None: ...
+    def hash(self, domain: int, proto: int, src: bytes, sport: int, dst: bytes, dport: int) -> int: ...
+    def add(self, forward: _Key, reverse: _Key, *, now_ns: int = 0, timeout_ns: int = 1 << 60) -> int: ...
+    def remove(self, number: int) -> None: ...
+    def row(self, number: int) -> dict[str, Any] | None: ...
+    def rows(self) -> Iterator[dict[str, Any]]: ...
+    def check(self) -> str | None: ...
