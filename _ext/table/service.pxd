@@ -3,17 +3,23 @@
 A service is an address with a port of a protocol, or an address with any port of any (what Swarm's firewall marks amount to).
 Servers are numbers that connections hold: one that was removed keeps its number until the last connection has let go of it.
 Their order is the kernel's, newest first, for every scheduler; ties go to the first.
+
+sh, dh and mh give a client the server that a hash of its address says, of a table of buckets. With ``exact`` they do what IPVS does: the clients
+of a drained server are refused, and draining one changes sh's table for others. Without, a drained server keeps its buckets, its clients
+are spread over the others, and nobody else moves. mh's hash is keyed, as IPVS's is not.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t
 from libc.string cimport memcmp
 
 from vxlanfast._ext.table.hash cimport hash_16
+from vxlanfast._ext.table.maglev cimport MaglevEntry
 
 cdef enum:
     SERVICE_NONE = 0xFFFFFFFFU
     SERVER_NONE = 0xFFFFFFFFU
     ANY_PORT = 0
     HASH_BUCKETS = 256      # of sh and dh
+    HASH_TRIES = 16         # further hashes, before everybody is looked at
 
 
 cpdef enum Scheduler:
@@ -25,6 +31,7 @@ cpdef enum Scheduler:
     SCHED_NQ = 5
     SCHED_SH = 6
     SCHED_DH = 7
+    SCHED_MH = 8
 
 
 cdef struct Server:
@@ -34,6 +41,7 @@ cdef struct Server:
     bint removed            # no new connections, and gone with the last one
     bint overloaded         # from `upper` connections on, until there are fewer than `lower`
     int32_t weight          # 0: drained
+    int32_t share           # the last weight that was not 0: what buckets are shared out by
     uint32_t active
     uint32_t inactive
     uint32_t upper          # 0: no limit
@@ -51,8 +59,10 @@ cdef struct Service:
     uint8_t family          # 4 or 6; 0: the number is free
     uint8_t proto           # 0: any
     uint8_t scheduler
-    bint fallback           # sh, dh: another server where the hash's own takes none
-    bint with_port          # sh: the client's port is hashed as well
+    bint fallback           # sh, dh, mh: another server where the hash's own takes none
+    bint with_port          # sh, mh: the client's port is hashed as well
+    bint exact              # sh, dh, mh: as IPVS, which refuses where a server is drained
+    bint stale              # sh, dh, mh: the buckets are of servers as they were
     uint32_t newest
     uint32_t oldest
     uint32_t n_servers
@@ -60,7 +70,8 @@ cdef struct Service:
     int32_t cw              # wrr: weight that is served now …
     int32_t mw              # … the most, less what the step leaves …
     int32_t di              # … and the step, their greatest common divisor
-    uint32_t *buckets       # sh, dh: HASH_BUCKETS servers
+    uint32_t *buckets       # sh, dh, mh: servers
+    uint32_t n_buckets
     uint64_t connections
     uint64_t refused        # nobody to give them to
 
@@ -69,6 +80,8 @@ cdef class ServiceTable:
     cdef Service *services
     cdef Server *servers
     cdef uint32_t *slots    # of services: number + 1; 0: free
+    cdef MaglevEntry *entries   # where mh's tables are made: room for all servers, from the first service with mh on
+    cdef uint64_t *turns
     cdef uint64_t seed
     cdef uint32_t mask
     cdef uint32_t last_server
@@ -79,15 +92,19 @@ cdef class ServiceTable:
     cdef uint32_t find(self, uint16_t net, uint8_t family, uint8_t proto, const uint8_t *addr, uint16_t port) noexcept nogil
     cdef uint32_t choose(self, uint32_t service, const uint8_t *client, uint16_t sport, const uint8_t *to,
                          uint16_t dport) noexcept nogil
-    cdef uint32_t by_hash(self, const Service *s, const uint8_t *addr, uint16_t port) noexcept nogil
+    cdef uint32_t by_hash(self, Service *s, const uint8_t *addr, uint16_t port) noexcept nogil
+    cdef uint32_t elsewhere(self, const Service *s, uint64_t wish) noexcept nogil
     cdef uint32_t by_rr(self, Service *s) noexcept nogil
     cdef uint32_t by_wrr(self, Service *s) noexcept nogil
     cdef uint32_t by_load(self, const Service *s) noexcept nogil
     cdef void bind(self, uint32_t server, bint active) noexcept nogil
     cdef void unbind(self, uint32_t server, bint active) noexcept nogil
     cdef void changed(self, Service *s) noexcept nogil
+    cdef void deal(self, Service *s) noexcept nogil
+    cdef void deal_by_turns(self, Service *s) noexcept nogil
     cdef uint32_t slot_of(self, const Service *key) noexcept nogil
     cdef void free_server(self, uint32_t server) noexcept nogil
+    cdef int make_buckets(self, Service *s) except -1
     cdef int check_service(self, uint32_t service) except -1
     cdef int check_server(self, uint32_t server) except -1
 

@@ -12,6 +12,7 @@ class Scheduler(IntEnum):
     SCHED_NQ = 5
     SCHED_SH = 6
     SCHED_DH = 7
+    SCHED_MH = 8
 
 SCHEDULERS: tuple[str, ...]
 
@@ -33,6 +34,7 @@ class ServiceTable:
         scheduler: str = "rr",
         fallback: bool = False,
         with_port: bool = False,
+        exact: bool = False,
     ) -> int: ...
     def remove(self, service: int) -> None: ...
     def add_server(
@@ -54,4 +56,5 @@ class ServiceTable:
         active: bool | None = None,
     ) -> int | None: ...
     def release(self, server: int, *, active: bool) -> None: ...
+    def buckets(self, service: int) -> list[int | None]: ...
     def rows(self) -> list[dict[str, Any]]: ...

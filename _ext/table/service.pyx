@@ -8,6 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from vxlanfast._ext.table.hash cimport hash_16, hash_u64, power_of_two, table_memory
+from vxlanfast._ext.table.maglev cimport MAGLEV_SLOTS, MaglevEntry, maglev_fill, maglev_slot
 from vxlanfast._ext.wire.endian cimport load_be32
 
 cdef enum:
@@ -15,7 +16,7 @@ cdef enum:
     WEIGHT_MAX = 65535
     GOLDEN_32 = 0x61C88647  # of the kernel's hash_32
 
-SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh")
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh")
 
 
 cdef int32_t gcd(int32_t a, int32_t b) noexcept nogil:
@@ -62,6 +63,8 @@ cdef class ServiceTable:
         free(self.services)
         free(self.servers)
         free(self.slots)
+        free(self.entries)
+        free(self.turns)
 
     # --- look-up ----------------------------------------------------------------------------------------
 
@@ -148,19 +151,57 @@ cdef class ServiceTable:
             at = d.next
         return best
 
-    cdef uint32_t by_hash(self, const Service *s, const uint8_t *addr, uint16_t port) noexcept nogil:
-        """The bucket of an address (and a port); with ``fallback`` one further on, where its server takes none."""
-        cdef uint32_t fold = load_be32(addr), first, k, at
-        if s.buckets == NULL:
+    cdef uint32_t by_hash(self, Service *s, const uint8_t *addr, uint16_t port) noexcept nogil:
+        """The server of an address (and a port), or another that takes it where that is allowed."""
+        cdef uint64_t wish = hash_16(addr, port, self.seed)
+        cdef uint32_t fold, first, k, at
+        if s.stale:
+            self.deal(s)
+        if s.scheduler == SCHED_MH:
+            first = maglev_slot(wish, s.n_buckets)
+        else:
+            fold = load_be32(addr)
+            if s.family == 6:
+                fold ^= load_be32(addr + 4) ^ load_be32(addr + 8) ^ load_be32(addr + 12)
+            first = <uint32_t>((fold + port) * <uint32_t>GOLDEN_32) >> 24
+        at = s.buckets[first]
+        if at != SERVER_NONE and server_takes(self.servers + at):
+            return at
+        if not s.exact and (s.fallback or at == SERVER_NONE or self.servers[at].weight == 0):
+            return self.elsewhere(s, wish)
+        if not s.fallback:
             return SERVER_NONE
-        if s.family == 6:
-            fold ^= load_be32(addr + 4) ^ load_be32(addr + 8) ^ load_be32(addr + 12)
-        first = <uint32_t>((fold + port) * <uint32_t>GOLDEN_32) >> 24
-        for k in range(HASH_BUCKETS if s.fallback else 1):
+        if s.scheduler == SCHED_MH:
+            return self.elsewhere(s, wish)
+        for k in range(HASH_BUCKETS):
             at = s.buckets[(first + k) % HASH_BUCKETS]
             if at != SERVER_NONE and server_takes(self.servers + at):
                 return at
         return SERVER_NONE
+
+    cdef uint32_t elsewhere(self, const Service *s, uint64_t wish) noexcept nogil:
+        """Another server for what a client's hash wishes: by further hashes, so that the clients of one spread over all.
+
+        Where so few take any that those do not find them: the one that wants it most (rendezvous hashing).
+        """
+        cdef uint32_t at, k, best = SERVER_NONE
+        cdef uint64_t h = wish, claim, most = 0
+        cdef const Server *d
+        for k in range(HASH_TRIES):
+            h = hash_u64(h + k + 1, self.seed)
+            at = s.buckets[maglev_slot(h, s.n_buckets)]
+            if at != SERVER_NONE and server_takes(self.servers + at):
+                return at
+        at = s.newest
+        while at != SERVER_NONE:
+            d = self.servers + at
+            if server_takes(d):
+                claim = hash_16(d.addr, d.port ^ wish, self.seed)
+                if best == SERVER_NONE or claim > most:
+                    best = at
+                    most = claim
+            at = d.next
+        return best
 
     cdef uint32_t choose(self, uint32_t service, const uint8_t *client, uint16_t sport, const uint8_t *to,
                          uint16_t dport) noexcept nogil:
@@ -173,7 +214,7 @@ cdef class ServiceTable:
             server = self.by_rr(s)
         elif s.scheduler == SCHED_WRR:
             server = self.by_wrr(s)
-        elif s.scheduler == SCHED_SH:
+        elif s.scheduler == SCHED_SH or s.scheduler == SCHED_MH:
             server = self.by_hash(s, client, sport if s.with_port else 0)
         elif s.scheduler == SCHED_DH:
             server = self.by_hash(s, to, dport if s.with_port else 0)
@@ -188,7 +229,7 @@ cdef class ServiceTable:
 
     cdef void changed(self, Service *s) noexcept nogil:
         """A server came, went, or has another weight: what schedulers keep is made anew."""
-        cdef uint32_t at = s.newest, k = 0, turns
+        cdef uint32_t at = s.newest
         cdef int32_t most = 0, step = 0
         while at != SERVER_NONE:
             if self.servers[at].weight > 0:
@@ -204,21 +245,42 @@ cdef class ServiceTable:
                 s.cw = s.mw
             elif s.di > 1:
                 s.cw = s.cw // s.di * s.di + 1
-        if s.buckets != NULL:
-            at = SERVER_NONE
-            turns = 0
-            for k in range(HASH_BUCKETS):
-                if turns == 0 or at == SERVER_NONE:
-                    at = s.newest if at == SERVER_NONE else self.servers[at].next
-                    if at == SERVER_NONE:
-                        at = s.newest
-                    if at == SERVER_NONE:
-                        s.buckets[k] = SERVER_NONE
-                        continue
-                    # One of weight 0 has a bucket a turn as well, and dh looks at no weight.
-                    turns = 1 if s.scheduler == SCHED_DH or self.servers[at].weight < 1 else <uint32_t>self.servers[at].weight
-                s.buckets[k] = at
-                turns -= 1
+        s.stale = True
+
+    cdef void deal(self, Service *s) noexcept nogil:
+        """Buckets are shared out among the servers there are: once, however many changes there were before."""
+        cdef uint32_t at = s.newest, n = 0
+        cdef const Server *d
+        s.stale = False
+        if s.scheduler != SCHED_MH:
+            self.deal_by_turns(s)
+            return
+        while at != SERVER_NONE:
+            d = self.servers + at
+            self.entries[n].key = hash_16(d.addr, d.port, self.seed)
+            self.entries[n].number = at
+            self.entries[n].weight = <uint32_t>d.share
+            n += 1
+            at = d.next
+        maglev_fill(s.buckets, s.n_buckets, self.entries, self.turns, n)
+
+    cdef void deal_by_turns(self, Service *s) noexcept nogil:
+        """sh and dh: as many buckets a turn as the weight is."""
+        cdef uint32_t at = SERVER_NONE, turns = 0, k
+        cdef int32_t weight
+        for k in range(HASH_BUCKETS):
+            if turns == 0 or at == SERVER_NONE:
+                at = s.newest if at == SERVER_NONE else self.servers[at].next
+                if at == SERVER_NONE:
+                    at = s.newest
+                if at == SERVER_NONE:
+                    s.buckets[k] = SERVER_NONE
+                    continue
+                weight = self.servers[at].weight if s.exact else self.servers[at].share
+                # One of weight 0 has a bucket a turn as well, and dh looks at no weight.
+                turns = 1 if s.scheduler == SCHED_DH or weight < 1 else <uint32_t>weight
+            s.buckets[k] = at
+            turns -= 1
 
     # --- counts of connections --------------------------------------------------------------------------
 
@@ -250,6 +312,23 @@ cdef class ServiceTable:
         memset(self.servers + server, 0, sizeof(Server))
         self.n_servers -= 1
 
+    cdef int make_buckets(self, Service *s) except -1:
+        """Memory of the schedulers that hash; MemoryError, and the service's number is free again."""
+        if s.scheduler not in (SCHED_SH, SCHED_DH, SCHED_MH):
+            return 0
+        s.stale = True
+        s.n_buckets = MAGLEV_SLOTS if s.scheduler == SCHED_MH else HASH_BUCKETS
+        s.buckets = <uint32_t *>calloc(s.n_buckets, sizeof(uint32_t))
+        if s.scheduler == SCHED_MH and self.entries == NULL:
+            self.entries = <MaglevEntry *>calloc(self.server_capacity, sizeof(MaglevEntry))
+        if s.scheduler == SCHED_MH and self.turns == NULL:
+            self.turns = <uint64_t *>calloc(self.server_capacity, sizeof(uint64_t))
+        if s.buckets == NULL or s.scheduler == SCHED_MH and (self.entries == NULL or self.turns == NULL):
+            free(s.buckets)
+            memset(s, 0, sizeof(Service))
+            raise MemoryError("no room for the buckets of a service")
+        return 0
+
     # --- for Python -------------------------------------------------------------------------------------
 
     cdef int check_service(self, uint32_t service) except -1:
@@ -265,8 +344,13 @@ cdef class ServiceTable:
     def __len__(self):
         return self.size
 
-    def add(self, net, addr, *, proto=0, port=0, str scheduler="rr", bint fallback=False, bint with_port=False):
-        """A service; returns its number. ``proto`` and ``port`` 0: any. ValueError: given twice; OverflowError: full."""
+    def add(self, net, addr, *, proto=0, port=0, str scheduler="rr", bint fallback=False, bint with_port=False,
+            bint exact=False):
+        """A service; returns its number. ``proto`` and ``port`` 0: any. ValueError: given twice; OverflowError: full.
+
+        For sh, dh and mh: ``fallback``: an overloaded server's clients go to others; ``with_port``: the client's port is hashed as well;
+        ``exact``: IPVS's ways, in which a drained server's clients need ``fallback`` too. mh takes 256 KiB a service.
+        """
         cdef Service key
         cdef uint32_t at, number = 0
         cdef Service *s
@@ -295,14 +379,10 @@ cdef class ServiceTable:
         s.scheduler = SCHEDULERS.index(scheduler)
         s.fallback = fallback
         s.with_port = with_port
+        s.exact = exact
         s.newest = s.oldest = s.cursor = SERVER_NONE
         s.di = 1
-        if s.scheduler == SCHED_SH or s.scheduler == SCHED_DH:
-            s.buckets = <uint32_t *>calloc(HASH_BUCKETS, sizeof(uint32_t))
-            if s.buckets == NULL:
-                memset(s, 0, sizeof(Service))
-                raise MemoryError(f"no room for {HASH_BUCKETS} buckets")
-            memset(s.buckets, 0xFF, HASH_BUCKETS * sizeof(uint32_t))
+        self.make_buckets(s)
         self.slots[at] = number + 1
         self.size += 1
         return number
@@ -363,7 +443,7 @@ cdef class ServiceTable:
         memcpy(d.addr, <const char *>padded, 16)
         d.port = port
         d.family = s.family
-        d.weight = weight
+        d.weight = d.share = weight
         d.upper = upper
         d.lower = lower
         d.service = service
@@ -394,6 +474,8 @@ cdef class ServiceTable:
             d.lower = lower
         if weight is not None:
             d.weight = weight
+            if d.weight:
+                d.share = d.weight
         self.changed(self.services + d.service)
 
     def remove_server(self, uint32_t server):
@@ -450,6 +532,18 @@ cdef class ServiceTable:
         if (self.servers[server].active if active else self.servers[server].inactive) == 0:
             raise ValueError(f"server {server}: no such connections")
         self.unbind(server, active)
+
+    def buckets(self, uint32_t service):
+        """The server of each bucket of a service that hashes (None: nobody's), as a list."""
+        cdef Service *s
+        cdef uint32_t k
+        self.check_service(service)
+        s = self.services + service
+        if s.buckets == NULL:
+            raise ValueError(f"service {service}: {SCHEDULERS[s.scheduler]} has no buckets")
+        if s.stale:
+            self.deal(s)
+        return [None if s.buckets[k] == SERVER_NONE else s.buckets[k] for k in range(s.n_buckets)]
 
     def rows(self):
         """Services as dictionaries with their servers, newest first, as ``ipvsadm -Ln`` lists them."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, SLOW_BUILD
 from vxlanfast._ext.table.service import SCHEDULERS, ServiceTable
 
 PROTOS = {"tcp": 6, "udp": 17}
@@ -180,26 +181,123 @@ def test_least_loaded(scheduler: str) -> None:
 
 
 def test_hashes() -> None:
-    """A client stays where it is; shares by weight (dh: by none); a drained server's clients are refused, or move."""
-    table, service, servers = make("sh", [1, 3])
-    chosen = [pick(table, service, n) for n in range(4000)]
-    assert chosen == [pick(table, service, n) for n in range(4000)]
-    assert 0.70 < chosen.count(servers[1]) / 4000 < 0.80
-    table.set_server(servers[0], weight=0)
-    refused = [pick(table, service, n) for n in range(4000)].count(None)
-    assert 800 < refused < 1200  # it has a bucket a turn still
-    elsewhere, one, both = make("sh", [1, 0], fallback=True)
-    assert {pick(elsewhere, one, n) for n in range(300)} == {both[0]}
-    ports, one, both = make("sh", [1, 1], with_port=True)
-    assert {ports.choose_for(one, b"\n\0\0\1", sport) for sport in range(64)} == set(both)
+    """A client stays where it is; shares by weight (dh: by none)."""
+    for scheduler in ("sh", "mh"):
+        table, service, servers = make(scheduler, [1, 3])
+        chosen = [pick(table, service, n) for n in range(4000)]
+        assert chosen == [pick(table, service, n) for n in range(4000)]
+        assert 0.70 < chosen.count(servers[1]) / 4000 < 0.80
+        ports, one, both = make(scheduler, [1, 1], with_port=True)
+        assert {ports.choose_for(one, b"\n\0\0\1", sport) for sport in range(64)} == set(both)
+        alone, one, both = make(scheduler, [1, 1])
+        assert len({alone.choose_for(one, b"\n\0\0\1", sport) for sport in range(64)}) == 1
     fixed, one, both = make("dh", [1, 1000])
     counts = [fixed.choose_for(one, b"", 0, ip_address(n * 7919).packed) for n in range(1, 2000)]
     assert 0.45 < counts.count(both[0]) / len(counts) < 0.55
-    six = ServiceTable(2)
-    service = six.add(0, bytes(15) + b"\1", scheduler="sh")
-    assert six.choose_for(service, bytes(16)) is None
-    server = six.add_server(service, bytes(15) + b"\2")
-    assert six.choose_for(service, bytes(range(16))) == server
+    for scheduler in ("sh", "mh"):
+        six = ServiceTable(2)
+        service = six.add(0, bytes(15) + b"\1", scheduler=scheduler)
+        assert six.choose_for(service, bytes(16)) is None
+        server = six.add_server(service, bytes(15) + b"\2")
+        assert six.choose_for(service, bytes(range(16))) == server
+
+
+def clients(table: ServiceTable, service: int, count: int = 4000) -> list[int | None]:
+    """Whom each of many clients (dh: of many destinations) gets."""
+    addresses = [ip_address(n * 2654435761 & 0xFFFFFFFF).packed for n in range(count)]
+    return [table.choose_for(service, address, 0, address) for address in addresses]
+
+
+@pytest.mark.parametrize("scheduler", ["sh", "dh", "mh"])
+def test_a_drained_servers_clients(scheduler: str) -> None:
+    """They are spread over all others, and nobody else moves; one by one until nobody is left, and back again."""
+    table, service, servers = make(scheduler, [2] * 8)
+    states = [clients(table, service)]
+    for gone, server in enumerate(servers):
+        table.set_server(server, weight=0)
+        now = clients(table, service)
+        its = [new for old, new in zip(states[-1], now, strict=True) if old == server]
+        assert all(old == new for old, new in zip(states[-1], now, strict=True) if old != server)
+        left = servers[gone + 1 :]
+        assert set(its) == (set(left) or {None})
+        assert all(its.count(other) > len(its) / len(left) / 2 for other in left)
+        states.append(now)
+    for server in reversed(servers):
+        states.pop()
+        table.set_server(server, weight=2)
+        assert clients(table, service) == states[-1]
+
+
+@pytest.mark.parametrize("scheduler", ["sh", "dh", "mh"])
+def test_an_overloaded_servers_clients(scheduler: str) -> None:
+    """Refused; with ``fallback`` they go to others. Either way nobody else moves."""
+    for fallback in (False, True):
+        table, service, servers = make(scheduler, [1] * 4, fallback=fallback)
+        before = clients(table, service)
+        table.set_server(servers[2], upper=1)
+        one = ip_address(before.index(servers[2]) * 2654435761 & 0xFFFFFFFF).packed
+        assert table.choose_for(service, one, 0, one, active=True) == servers[2]
+        for old, new in zip(before, clients(table, service), strict=True):
+            assert (new == old) if old != servers[2] else (new is not None and new != old) == fallback
+
+
+@pytest.mark.parametrize("scheduler", ["sh", "dh", "mh"])
+def test_exactly_as_ipvs(scheduler: str) -> None:
+    """A drained server keeps buckets (in sh as one of weight 1, so others move), and its clients are refused, or with
+    ``fallback`` spread."""
+    table, service, servers = make(scheduler, [1, 3], exact=True)
+    before = clients(table, service)
+    table.set_server(servers[1], weight=0)
+    after = clients(table, service)
+    refused = after.count(None) / len(after)
+    assert refused == pytest.approx({"sh": 0.5, "dh": 0.5, "mh": 0.75}[scheduler], abs=0.05)
+    moved = sum(new is not None and new != old for old, new in zip(before, after, strict=True))
+    assert (moved > 0) == (scheduler == "sh")
+    table, service, servers = make(scheduler, [1, 0], exact=True, fallback=True)
+    assert set(clients(table, service, 300)) == {servers[0]}
+    table.set_server(servers[0], weight=0)
+    assert set(clients(table, service, 300)) == {None}
+
+
+def test_maglev_by_seed() -> None:
+    """The same seed, the same choices, in whatever order servers came; another seed, others. TCP and UDP agree."""
+
+    def places(seed: int, order: list[int]) -> list[tuple[bytes, ...]]:
+        table = ServiceTable(4, servers=64, seed=seed)
+        found = []
+        for proto in (6, 17):
+            service = table.add(0, VIP, proto=proto, port=80, scheduler="mh")
+            for n in order:
+                table.add_server(service, bytes([192, 168, 1, n]), port=8080, weight=1 + n % 3)
+            names = {row["server"]: row["addr"] for row in table.rows()[-1]["servers"]}
+            found.append([names[number] for number in table.buckets(service) if number is not None])
+        return list(zip(*found, strict=True))
+
+    one = places(1, list(range(20)))
+    assert len(one) == 65537 and all(tcp == udp for tcp, udp in one)
+    assert places(1, list(range(19, -1, -1))) == one
+    assert sum(a == b for a, b in zip(one, places(2, list(range(20))), strict=True)) < 0.15 * len(one)
+
+
+def test_400_servers_of_maglev() -> None:
+    """Drained, changed or removed, one costs milliseconds, and a drained one's table is the one there was."""
+    table = ServiceTable(1, servers=400)
+    service = table.add(0, VIP, scheduler="mh")
+    servers = [table.add_server(service, bytes([10, 1, *divmod(n, 256)])) for n in range(400)]
+    before = table.buckets(service)
+    assert set(before) == set(servers)
+    table.set_server(servers[7], weight=0)
+    assert table.buckets(service) == before
+    began = time.perf_counter()
+    for change in range(10):
+        table.set_server(servers[change], weight=2 + change)
+        assert pick(table, service) is not None
+    if not SLOW_BUILD:
+        assert (time.perf_counter() - began) / 10 < 0.05  # about 0.004 where this was written
+    table.remove_server(servers[200])
+    table.remove(service)
+    again = table.add(0, VIP, scheduler="mh")
+    assert table.choose_for(again, b"") is None and set(table.buckets(again)) == {None}
 
 
 def test_thresholds() -> None:
@@ -282,6 +380,7 @@ def test_services_found() -> None:
         (lambda t: t.release(0, active=True), ValueError, "server 0: no such connections"),
         (lambda t: t.release(7, active=True), ValueError, "server 7: there is none of that number"),
         (lambda t: t.find_service(0, b"", 6, 80), ValueError, "address of 0 bytes: 4 or 16"),
+        (lambda t: t.buckets(0), ValueError, "service 0: rr has no buckets"),
         (lambda t: t.choose_for(0, bytes(17)), ValueError, "addresses: 16 bytes at most"),
         (lambda t: ServiceTable(0), ValueError, "capacity = 0 services, 16384 servers: 1 to 1048576 each"),
     ],
@@ -300,4 +399,4 @@ def test_what_callers_get_wrong(call: Any, error: type[Exception], text: str) ->
 
 
 def test_names() -> None:
-    assert SCHEDULERS == ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh")
+    assert SCHEDULERS == ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh")
