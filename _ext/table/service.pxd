@@ -1,7 +1,8 @@
 """Virtual services and their real servers: which server gets the next connection, as IPVS's schedulers choose.
 
 A service is an address with a port of a protocol, or an address with any port of any (what Swarm's firewall marks amount to).
-Servers are numbers that connections hold: one that was removed keeps its number until the last connection has let go of it.
+Servers are numbers that connections hold: one that was removed keeps its number until the last connection has let go of it, and
+is the same server again where it comes back before.
 Their order is the kernel's, newest first, for every scheduler; ties go to the first.
 
 sh, dh and mh give a client the server that a hash of its address says, of a table of buckets. With ``exact`` they do what IPVS does: the clients
@@ -85,6 +86,7 @@ cdef class ServiceTable:
     cdef uint64_t seed
     cdef uint32_t mask
     cdef uint32_t last_server
+    cdef uint32_t n_removed     # that have connections still
     cdef readonly uint32_t capacity
     cdef readonly uint32_t server_capacity
     cdef readonly uint32_t size
@@ -99,14 +101,18 @@ cdef class ServiceTable:
     cdef uint32_t by_load(self, const Service *s) noexcept nogil
     cdef void bind(self, uint32_t server, bint active) noexcept nogil
     cdef void unbind(self, uint32_t server, bint active) noexcept nogil
+    cdef void turn(self, uint32_t server, bint active) noexcept nogil
     cdef void changed(self, Service *s) noexcept nogil
     cdef void deal(self, Service *s) noexcept nogil
     cdef void deal_by_turns(self, Service *s) noexcept nogil
     cdef uint32_t slot_of(self, const Service *key) noexcept nogil
+    cdef uint32_t find_removed(self, uint32_t service, const uint8_t *addr, uint16_t port) noexcept nogil
+    cdef void set_upper(self, Server *d, uint32_t upper) noexcept nogil
     cdef void free_server(self, uint32_t server) noexcept nogil
     cdef int make_buckets(self, Service *s) except -1
     cdef int check_service(self, uint32_t service) except -1
     cdef int check_server(self, uint32_t server) except -1
+    cdef int check_counted(self, uint32_t server, bint active) except -1
 
 
 cdef inline bint server_takes(const Server *d) noexcept nogil:

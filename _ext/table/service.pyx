@@ -173,8 +173,8 @@ cdef class ServiceTable:
             return SERVER_NONE
         if s.scheduler == SCHED_MH:
             return self.elsewhere(s, wish)
-        for k in range(HASH_BUCKETS):
-            at = s.buckets[(first + k) % HASH_BUCKETS]
+        for k in range(HASH_BUCKETS):  # IPVS adds the bucket to a hash that is the bucket
+            at = s.buckets[(2 * first + k) % HASH_BUCKETS]
             if at != SERVER_NONE and server_takes(self.servers + at):
                 return at
         return SERVER_NONE
@@ -308,9 +308,41 @@ cdef class ServiceTable:
         if d.removed and total == 0:
             self.free_server(server)
 
+    cdef void turn(self, uint32_t server, bint active) noexcept nogil:
+        """One of its connections becomes active, or no longer is."""
+        cdef Server *d = self.servers + server
+        if active:
+            d.active += 1
+            d.inactive -= 1
+        else:
+            d.active -= 1
+            d.inactive += 1
+
     cdef void free_server(self, uint32_t server) noexcept nogil:
+        """A removed one's number."""
         memset(self.servers + server, 0, sizeof(Server))
         self.n_servers -= 1
+        self.n_removed -= 1
+
+    cdef uint32_t find_removed(self, uint32_t service, const uint8_t *addr, uint16_t port) noexcept nogil:
+        """The server of a service that was removed and has connections still; SERVER_NONE."""
+        cdef uint32_t i, left = self.n_removed
+        cdef const Server *d
+        for i in range(self.server_capacity):
+            if left == 0:
+                break
+            d = self.servers + i
+            if d.removed:
+                left -= 1
+                if d.service == service and d.port == port and memcmp(d.addr, addr, 16) == 0:
+                    return i
+        return SERVER_NONE
+
+    cdef void set_upper(self, Server *d, uint32_t upper) noexcept nogil:
+        """Lowering it marks nobody as overloaded; raising it, or none, clears."""
+        if upper == 0 or upper > d.upper:
+            d.overloaded = False
+        d.upper = upper
 
     cdef int make_buckets(self, Service *s) except -1:
         """Memory of the schedulers that hash; MemoryError, and the service's number is free again."""
@@ -339,6 +371,14 @@ cdef class ServiceTable:
     cdef int check_server(self, uint32_t server) except -1:
         if server >= self.server_capacity or self.servers[server].family == 0 or self.servers[server].removed:
             raise ValueError(f"server {server}: there is none of that number")
+        return 0
+
+    cdef int check_counted(self, uint32_t server, bint active) except -1:
+        """Whether it has such a connection, be it removed or not."""
+        if server >= self.server_capacity or self.servers[server].family == 0:
+            raise ValueError(f"server {server}: there is none of that number")
+        if (self.servers[server].active if active else self.servers[server].inactive) == 0:
+            raise ValueError(f"server {server}: no such connections")
         return 0
 
     def __len__(self):
@@ -396,6 +436,9 @@ cdef class ServiceTable:
         s = self.services + service
         while s.newest != SERVER_NONE:
             self.remove_server(s.newest)
+        for at in range(self.server_capacity if self.n_removed else 0):
+            if self.servers[at].removed and self.servers[at].service == service:
+                self.servers[at].service = SERVICE_NONE  # the number may be another's soon
         hole = self.slot_of(s)
         free(s.buckets)
         memset(s, 0, sizeof(Service))
@@ -414,7 +457,10 @@ cdef class ServiceTable:
             at = (at + 1) & self.mask
 
     def add_server(self, uint32_t service, addr, *, port=0, weight=1, upper=0, lower=0):
-        """A server of a service, as its newest; returns its number. ``port`` 0: the client's own is kept. OverflowError: full."""
+        """A server of a service, as its newest; returns its number. ``port`` 0: the client's own is kept. OverflowError: full.
+
+        One that was removed and has connections still is that server again, with its number and their count, as in IPVS.
+        """
         cdef uint32_t number, tried
         cdef Server *d
         cdef Service *s
@@ -431,20 +477,26 @@ cdef class ServiceTable:
             if d.port == port and memcmp(d.addr, <const char *>padded, 16) == 0:
                 raise ValueError(f"server {raw.hex()} port {port}: the service has it")
             number = d.next
-        if self.n_servers >= self.server_capacity:
-            raise OverflowError(f"all {self.server_capacity} servers are taken")
-        number = self.last_server
-        for tried in range(self.server_capacity):
-            number = number + 1 if number + 1 < self.server_capacity else 0
-            if self.servers[number].family == 0:
-                break
-        self.last_server = number
+        number = self.find_removed(service, <const uint8_t *><const char *>padded, port)
+        if number == SERVER_NONE:
+            if self.n_servers >= self.server_capacity:
+                raise OverflowError(f"all {self.server_capacity} servers are taken")
+            number = self.last_server
+            for tried in range(self.server_capacity):
+                number = number + 1 if number + 1 < self.server_capacity else 0
+                if self.servers[number].family == 0:
+                    break
+            self.last_server = number
+            self.n_servers += 1
+        else:
+            self.n_removed -= 1
         d = self.servers + number
         memcpy(d.addr, <const char *>padded, 16)
         d.port = port
         d.family = s.family
+        d.removed = False
         d.weight = d.share = weight
-        d.upper = upper
+        self.set_upper(d, upper)
         d.lower = lower
         d.service = service
         d.next = s.newest
@@ -455,7 +507,6 @@ cdef class ServiceTable:
             s.oldest = number
         s.newest = number
         s.n_servers += 1
-        self.n_servers += 1
         self.changed(s)
         return number
 
@@ -467,9 +518,7 @@ cdef class ServiceTable:
         check_numbers(d.weight if weight is None else weight, d.upper if upper is None else upper,
                       d.lower if lower is None else lower)
         if upper is not None:
-            if upper == 0 or upper > d.upper:
-                d.overloaded = False
-            d.upper = upper
+            self.set_upper(d, upper)
         if lower is not None:
             d.lower = lower
         if weight is not None:
@@ -497,6 +546,7 @@ cdef class ServiceTable:
             s.oldest = d.prev
         s.n_servers -= 1
         d.removed = True
+        self.n_removed += 1
         if d.active + d.inactive == 0:
             self.free_server(server)
         self.changed(s)
@@ -527,11 +577,13 @@ cdef class ServiceTable:
 
     def release(self, uint32_t server, *, bint active):
         """A connection has let go of a server. ValueError: it has none of that kind."""
-        if server >= self.server_capacity or self.servers[server].family == 0:
-            raise ValueError(f"server {server}: there is none of that number")
-        if (self.servers[server].active if active else self.servers[server].inactive) == 0:
-            raise ValueError(f"server {server}: no such connections")
+        self.check_counted(server, active)
         self.unbind(server, active)
+
+    def set_active(self, uint32_t server, *, bint active):
+        """One of a server's connections, which was not, becomes active, or the other way round. ValueError: it has none of that kind."""
+        self.check_counted(server, not active)
+        self.turn(server, active)
 
     def buckets(self, uint32_t service):
         """The server of each bucket of a service that hashes (None: nobody's), as a list."""

@@ -259,6 +259,18 @@ def test_exactly_as_ipvs(scheduler: str) -> None:
     assert set(clients(table, service, 300)) == {None}
 
 
+def test_fallback_exactly_as_ipvs() -> None:
+    """sh's goes on from twice the bucket, as a kernel's does: its hash of a bucket adds the bucket to it."""
+    table, service, servers = make("sh", [1, 1, 1, 1, 1], exact=True, fallback=True)
+    buckets = table.buckets(service)
+    table.set_server(servers[3], weight=0)
+    assert table.buckets(service) == buckets
+    for n in range(500):
+        first = (0x0A010000 + n) * 0x61C88647 % (1 << 32) >> 24
+        tried = [buckets[first], *(buckets[(2 * first + k) % 256] for k in range(256))]
+        assert pick(table, service, n) == next(server for server in tried if server != servers[3])
+
+
 def test_maglev_by_seed() -> None:
     """The same seed, the same choices, in whatever order servers came; another seed, others. TCP and UDP agree."""
 
@@ -324,7 +336,7 @@ def test_removed_servers_keep_their_number() -> None:
     assert table.choose_for(service, b"", active=True) == first
     table.remove_server(first)
     assert pick(table, service) is None and table.n_servers == 1
-    second = table.add_server(service, b"\n\0\0\1")
+    second = table.add_server(service, b"\n\0\0\3")
     assert second != first
     with pytest.raises(OverflowError, match="all 2 servers are taken"):
         table.add_server(service, b"\n\0\0\2")
@@ -333,6 +345,35 @@ def test_removed_servers_keep_their_number() -> None:
     assert table.add_server(service, b"\n\0\0\2") == first
     table.remove(service)
     assert (len(table), table.n_servers) == (0, 0)
+
+
+def test_a_server_comes_back() -> None:
+    """With connections it is the one it was, and they count; without, or in another service, it begins anew."""
+    table = ServiceTable(2, servers=8)
+    service = table.add(0, VIP, scheduler="lc")
+    first = table.add_server(service, b"\n\0\0\1", port=80, upper=3)
+    for _ in range(3):
+        table.choose_for(service, b"", active=True)
+    table.remove_server(first)
+    table.set_active(first, active=False)
+    assert table.add_server(service, b"\n\0\0\1", port=81) != first
+    assert table.add_server(service, b"\n\0\0\1", port=80, weight=4, upper=3) == first
+    [row] = [row for row in table.rows()[0]["servers"] if row["server"] == first]
+    assert (row["weight"], row["active"], row["inactive"], row["overloaded"]) == (4, 2, 1, True)
+    assert table.rows()[0]["servers"][0] == row
+    table.remove_server(first)
+    assert table.add_server(service, b"\n\0\0\1", port=80, upper=4) == first  # more than it was: no longer overloaded
+    assert not table.rows()[0]["servers"][0]["overloaded"]
+    table.remove(service)
+    assert table.n_servers == 1
+    service = table.add(0, VIP)
+    second = table.add_server(service, b"\n\0\0\1", port=80)
+    assert second != first and table.rows()[0]["servers"][0]["active"] == 0
+    for active in (True, True, False):
+        table.release(first, active=active)
+    assert table.n_servers == 1
+    table.remove_server(second)
+    assert table.n_servers == 0 and table.add_server(service, b"\n\0\0\1", port=80) != second
 
 
 def test_services_found() -> None:
@@ -379,6 +420,8 @@ def test_services_found() -> None:
         (lambda t: t.set_server(9), ValueError, "server 9: there is none of that number"),
         (lambda t: t.release(0, active=True), ValueError, "server 0: no such connections"),
         (lambda t: t.release(7, active=True), ValueError, "server 7: there is none of that number"),
+        (lambda t: t.set_active(0, active=True), ValueError, "server 0: no such connections"),
+        (lambda t: t.set_active(7, active=True), ValueError, "server 7: there is none of that number"),
         (lambda t: t.find_service(0, b"", 6, 80), ValueError, "address of 0 bytes: 4 or 16"),
         (lambda t: t.buckets(0), ValueError, "service 0: rr has no buckets"),
         (lambda t: t.choose_for(0, bytes(17)), ValueError, "addresses: 16 bytes at most"),
