@@ -30,6 +30,7 @@ cdef struct Columns:
     uint16_t *net           # in the plane: the network's number …
     uint32_t *origin        # … the destination number it came from …
     uint32_t *dest          # … and the one it goes to (see table/dest, which has words for what is not decided too)
+    uint32_t *conn          # number << 1 | direction of the connection it was rewritten for (UINT32_MAX: none)
     uint16_t *l3            # offsets in the body; BATCH_NO_HEADER: none
     uint16_t *l4
     uint16_t *outer_l3      # offsets in the frame at `outer`, valid where there is one
@@ -110,6 +111,7 @@ cdef inline uint32_t rows_alike(const Columns *c, uint32_t i, uint32_t end, uint
 cdef inline void rows_init(Columns *c, uint32_t first, uint32_t count) noexcept nogil:
     """Every column that a source does not fill itself, for rows ``first`` … ``first + count - 1``."""
     memset(c.outer + first, 0xFF, count * sizeof(uint32_t))
+    memset(c.conn + first, 0xFF, count * sizeof(uint32_t))
     memset(c.vni + first, 0, count * sizeof(uint32_t))
     memset(c.flow + first, 0, count * sizeof(uint32_t))
     memset(c.port_out + first, 0, count * sizeof(uint16_t))
@@ -135,6 +137,7 @@ cdef inline void row_copy(Columns *c, uint32_t src, uint32_t dst) noexcept nogil
     c.net[dst] = c.net[src]
     c.origin[dst] = c.origin[src]
     c.dest[dst] = c.dest[src]
+    c.conn[dst] = c.conn[src]
     c.l3[dst] = c.l3[src]
     c.l4[dst] = c.l4[src]
     c.outer_l3[dst] = c.outer_l3[src]

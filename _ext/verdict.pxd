@@ -73,6 +73,14 @@ cpdef enum Verdict:
     DROP_TTL = 103
     DROP_NO_ROUTE = 104
     DROP_NO_NEIGHBOUR = 105
+    # DROP, the routing mesh.
+    DROP_NO_SERVER = 116
+    DROP_SERVER_GONE = 117
+    DROP_CONN_FULL = 118
+    DROP_SOURCE_FULL = 119
+    DROP_PORTS_FULL = 120
+    DROP_UNRELATED = 121
+    DROP_SOURCE_REFUSED = 122
 
 
 cpdef enum Rule:
@@ -96,12 +104,18 @@ cpdef enum Rule:
     # Changed on its way.
     RULE_ROUTED = 24
     RULE_FRAGMENTED = 25
+    RULE_BALANCED = 26
+    RULE_RETURNED = 27
+    RULE_MASQUERADED = 28
+    RULE_RELATED = 29
     # The row is an ICMP error about the frame that came, and that frame goes no further.
     RULE_TTL = 32
     RULE_NO_ROUTE = 33
     RULE_NO_NEIGHBOUR = 34
     RULE_REFUSED = 35
     RULE_TOO_BIG = 36
+    RULE_NO_SERVER = 37
+    RULE_RESET = 38
 
 cdef enum:
     RULE_COUNT = 64

@@ -58,6 +58,13 @@ SENTENCES = {
     Verdict.DROP_TTL: "TTL or hop limit used up",
     Verdict.DROP_NO_ROUTE: "no subnet of the network has its destination",
     Verdict.DROP_NO_NEIGHBOUR: "its destination has no neighbour or forwarding entry",
+    Verdict.DROP_NO_SERVER: "no server of its service takes it",
+    Verdict.DROP_SERVER_GONE: "its connection's server was removed, and may come back",
+    Verdict.DROP_CONN_FULL: "connection table full, and all in it are established",
+    Verdict.DROP_SOURCE_FULL: "its client has as many connections as it may",
+    Verdict.DROP_PORTS_FULL: "no source port left to masquerade it with",
+    Verdict.DROP_SOURCE_REFUSED: "its client is not of the prefixes that the port is open to",
+    Verdict.DROP_UNRELATED: "ICMP error about no connection, or with a wrong checksum",
 }
 
 RULES = {
@@ -76,11 +83,17 @@ RULES = {
     Rule.RULE_ECHO: "the gateway answers ping",
     Rule.RULE_ROUTED: "routed between subnets",
     Rule.RULE_FRAGMENTED: "over the MTU: fragmented",
+    Rule.RULE_BALANCED: "to a server of its service",
+    Rule.RULE_RETURNED: "answer of a server, from its service's address again",
+    Rule.RULE_MASQUERADED: "masqueraded on its way out",
+    Rule.RULE_RELATED: "ICMP error about a connection, rewritten as its packets are",
     Rule.RULE_TTL: "ICMP time exceeded: TTL or hop limit used up",
     Rule.RULE_NO_ROUTE: "ICMP unreachable: no subnet of the network has the destination",
     Rule.RULE_NO_NEIGHBOUR: "ICMP unreachable: the destination has no neighbour or forwarding entry",
     Rule.RULE_REFUSED: "ICMP port unreachable: the gateway answers ping alone",
     Rule.RULE_TOO_BIG: "ICMP too big: longer than the overlay's MTU",
+    Rule.RULE_NO_SERVER: "ICMP port unreachable: no server of its service takes it",
+    Rule.RULE_RESET: "TCP reset: no connection, and no service there",
 }
 
 

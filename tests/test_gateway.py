@@ -245,7 +245,7 @@ def test_errors6(packet: IPv6, kind: int, code: int) -> None:
         (IP(src="0.0.0.0", dst="10.0.2.11") / UDP(), Verdict.DROP_MARTIAN),
         (IP(src="10.0.1.10", dst="10.0.2.11", chksum=1) / UDP(), Verdict.DROP_INNER_HEADER),
         (IP(src="10.0.1.10", dst="10.0.2.11", len=1000) / UDP(), Verdict.DROP_INNER_HEADER),
-        (IP(src="10.0.1.10", dst="10.0.1.1") / TCP(), Verdict.DROP_GATEWAY_REFUSED),
+        (IP(src="10.0.1.10", dst="10.0.1.1") / TCP(flags="R"), Verdict.DROP_GATEWAY_REFUSED),
         (IPv6(src="fe80::1", dst="fd00:2::b") / UDP(), Verdict.DROP_MARTIAN),
         (IPv6(src="::", dst="fd00:2::b") / UDP(), Verdict.DROP_MARTIAN),
         (IPv6(src="fd00:1::a", dst="2001:db8:5::1") / ICMPv6DestUnreach(), Verdict.DROP_NO_ROUTE),

@@ -24,13 +24,16 @@ from vxlanfast._ext.table.neigh import NeighTable
 from vxlanfast._ext.table.net import NetTable
 from vxlanfast._ext.verdict import Verdict
 from vxlanfast.addr import format_ip, mac_of_ip, parse_ip, parse_mac
+from vxlanfast.checks import station
 from vxlanfast.errors import SpecError, TableFullError
-from vxlanfast.node_spec import UNDERLAY, EndpointSpec, NetworkSpec, NodeSpec, station
+from vxlanfast.mesh import MeshState
+from vxlanfast.node_spec import UNDERLAY, EndpointSpec, NetworkSpec, NodeSpec
 from vxlanfast.plane_stats import Drift, NetworkTraffic, Place, PlaneStats, Traffic
 from vxlanfast.spec import TunnelSpec, compile_tunnel
 
 if TYPE_CHECKING:
     from vxlanfast.explain import Decision
+    from vxlanfast.service_spec import ServerSpec
 
 #: No such number, in tables of the core.
 NONE = 0xFFFFFFFF
@@ -51,10 +54,10 @@ def gateway_mac(network: NetworkSpec) -> bytes:
 class _Compiled:
     """Tables and nodes of one spec. Nothing in it is shared with another."""
 
-    def __init__(self, spec: NodeSpec) -> None:
+    def __init__(self, spec: NodeSpec, mesh: MeshState) -> None:
         self.spec = spec
         members = _members(spec)
-        size = sum(len(n.ports) + bool(n.gateway) + n.several for n in spec.network) + SPARE_PLACES
+        size = sum(len(n.ports) + 1 + n.several for n in spec.network) + SPARE_PLACES
         size += sum(map(len, members.values())) + sum(len(n.aliases) for n in spec.network)
         self.nets = NetTable(max(1, len(spec.network)), seed=spec.seed)
         self.dests = DestTable(size, seed=spec.seed)
@@ -74,27 +77,34 @@ class _Compiled:
         self.vnis: dict[str, int] = {}  # by port
         self.tunnels: list[Encap] = []
         ports = {name: number for number, name in enumerate(spec.ports)}
+        served = {v.network for s in spec.service for v in s.virtual} | {s.servers_in for s in spec.service}
+        meshed = {network.routed_with for network in spec.network if network.name in served}
         for network in spec.network:
-            self.add_network(network, ports, members[network.vni])
+            self.add_network(network, ports, members[network.vni], mesh.domain(network.routed_with), meshed)
         for networks in spec.domains.values():
             self.add_routes(networks)
+        self.add_virtual(spec)
         self.receive = Receive(
             self.nets, self.dests, local=[parse_ip(text) for text in spec.vtep], ports=[spec.port],
             underlay=ports[UNDERLAY], zero_csum6=spec.zero_csum6,
         )  # fmt: skip
         self.proxy = Proxy(self.nets, self.dests, self.neigh)
         self.bridge = Bridge(self.nets, self.dests, self.fdb, Snoop(self.nets, self.dests, self.groups))
-        self.route = Route(self.nets, self.dests, self.fdb, self.neigh)
+        self.mesh = mesh.node(self.nets, self.dests, spec.mesh)
+        self.route = Route(self.nets, self.dests, self.fdb, self.neigh, mesh.conns)
         self.fit = Fit(self.nets, self.dests)
         self.send = Send(self.dests, self.tunnels)
 
-    def add_network(self, network: NetworkSpec, ports: Mapping[str, int], members: Mapping[str, bool]) -> None:
+    def add_network(
+        self, network: NetworkSpec, ports: Mapping[str, int], members: Mapping[str, bool], domain: int, meshed: set[str]
+    ) -> None:
         """A network, its ports and members, its endpoints."""
         spec = self.spec
         net = self.nets.add(
             network.vni, learn=network.learn, flood=network.flood == "head-end", proxy=network.proxy,
             swallow=network.unknown_neighbours == "swallow", tags=network.tags, gbp=network.gbp,
             bum_rate=network.bum_rate, snoop=network.snoop, mss_clamp=network.mss_clamp,
+            domain=domain, mesh=network.routed_with in meshed, lan=network.lan,
         )  # fmt: skip
         self.fdb.limit(net, network.learned_limit)
         mine, far = [], []
@@ -125,7 +135,8 @@ class _Compiled:
 
     def add_routes(self, networks: Sequence[NetworkSpec]) -> None:
         """The gateways of the networks of one name, and the subnets they route to."""
-        routes, nets = [], []
+        routes: list[tuple[bytes, int, int] | tuple[bytes, int, int, bytes]] = []
+        nets = []
         for network in networks:
             net = self.nets.find(network.vni)
             assert net is not None
@@ -133,17 +144,39 @@ class _Compiled:
             routes += [
                 (ip_network(text).network_address.packed, ip_network(text).prefixlen, net) for text in network.subnet
             ]
+            routes += [
+                (ip_network(way.to).network_address.packed, ip_network(way.to).prefixlen, net, parse_ip(way.via))
+                for way in network.route
+            ]
+            own = self.spec.own_mac if network.router_mac is None else parse_mac(network.router_mac)
             self.nets.set_gateway(
-                net, gateway_mac(network) if network.gateway else bytes(6), self.spec.own_mac,
+                net, gateway_mac(network) if network.gateway else bytes(6), own,
                 addresses=[parse_ip(text) for text in network.gateway],
             )  # fmt: skip
             if network.gateway:
-                dest = self.dests.add_gateway(net)
-                self.gateways[dest] = network.vni
-                self.fdb.set(net, gateway_mac(network), dest, local=True)
+                self.add_gateway(net, network.vni, gateway_mac(network))
             for text in network.gateway:
                 self.neigh.set(net, parse_ip(text), gateway_mac(network), gateway=True)
         self.nets.add_routes(nets, routes)
+
+    def add_gateway(self, net: int, vni: int, mac: bytes) -> None:
+        """A MAC that is the node itself."""
+        dest = self.dests.add_gateway(net)
+        self.gateways[dest] = vni
+        self.fdb.set(net, mac, dest, local=True)
+
+    def add_virtual(self, spec: NodeSpec) -> None:
+        """Virtual addresses are the gateway's, on every node its own: their ARP and ping are answered here."""
+        by_name = {network.name: network for network in spec.network}
+        for service in spec.service:
+            for virtual in service.virtual:
+                network = by_name[virtual.network]
+                net = self.nets.find(network.vni)
+                assert net is not None
+                mac = gateway_mac(network) if network.gateway else spec.own_mac
+                if network.vni not in self.gateways.values():
+                    self.add_gateway(net, network.vni, mac)
+                self.neigh.set(net, parse_ip(virtual.address), mac, gateway=True)
 
     def at_places(self, net: int, numbers: tuple[int, ...]) -> int:
         """One number for one place or several."""
@@ -171,6 +204,7 @@ class _Compiled:
         self.receive.process(batch)
         self.proxy.process(batch)
         self.bridge.process(batch)
+        self.mesh.process(batch)
         self.route.process(batch)
         self.fit.process(batch)
         self.send.process(batch)
@@ -215,9 +249,9 @@ def _members(spec: NodeSpec) -> dict[int, dict[str, bool]]:
     return members
 
 
-def _compiled(spec: NodeSpec) -> _Compiled:
+def _compiled(spec: NodeSpec, mesh: MeshState) -> _Compiled:
     try:
-        return _Compiled(spec)
+        return _Compiled(spec, mesh)
     except OverflowError as error:
         raise TableFullError(str(error)) from None
 
@@ -261,7 +295,10 @@ class Dataplane:
     """
 
     def __init__(self, spec: NodeSpec) -> None:
-        self._now = _compiled(spec)
+        self._mesh = MeshState(spec.mesh)
+        self._mesh.check(spec)
+        self._now = _compiled(spec, self._mesh)
+        self._mesh.reconcile(spec, self._now.mesh)
 
     @property
     def spec(self) -> NodeSpec:
@@ -309,7 +346,7 @@ class Dataplane:
 
     def prepare(self, spec: NodeSpec) -> Prepared:
         """Compile ``spec`` while this plane goes on (in another thread, perhaps); ``apply`` takes it then. For once."""
-        return Prepared(_compiled(spec))
+        return Prepared(_compiled(spec, self._mesh))
 
     def apply(self, spec: NodeSpec | Prepared) -> int:
         """Be what ``spec`` says from now on; returns how many learned entries came along.
@@ -319,9 +356,13 @@ class Dataplane:
         on. Of a network that is gone nothing is left, so its VNI may be used again at once. Counters begin anew.
         ValueError: it was applied before.
         """
-        new = spec._take() if isinstance(spec, Prepared) else _compiled(spec)
+        new = spec._take() if isinstance(spec, Prepared) else _compiled(spec, self._mesh)
+        self._mesh.check(new.spec)
         came = new.adopt(self._now)
+        gone = {n.routed_with for n in self.spec.network} - {n.routed_with for n in new.spec.network}
         self._now = new
+        self._mesh.reconcile(new.spec, new.mesh)
+        self._mesh.forget_domains(sorted(gone), new.mesh)
         return came
 
     def _net(self, vni: int) -> int:
@@ -421,6 +462,26 @@ class Dataplane:
         wanted, actual = (set(_authoritative(plane)) for plane in (Dataplane(self.spec), self))
         return Drift(tuple(sorted(wanted - actual)), tuple(sorted(actual - wanted)))
 
+    def services(self) -> Iterator[dict[str, Any]]:
+        """Services: name, family, scheduler, virtual (where clients find it), servers, connections, refused."""
+        return self._mesh.service_rows()
+
+    def connections(self, now_ns: int = 0) -> Iterator[dict[str, Any]]:
+        """Connections: protocol, state, left_s at ``now_ns``, client, virtual, masquerade and server with their ports."""
+        return self._mesh.connection_rows(now_ns)
+
+    def set_server(self, service: str, address: str, port: int = 0, **change: int) -> None:
+        """As ``ipvsadm -e``: another ``weight`` (0: drained), ``upper`` or ``lower`` of a real server."""
+        self._mesh.set_server(service, address, port, **change)
+
+    def add_server(self, service: str, server: ServerSpec) -> None:
+        """As ``ipvsadm -a``."""
+        self._mesh.add_server(service, server)
+
+    def remove_server(self, service: str, address: str, port: int = 0, *, now_ns: int = 0) -> int:
+        """As ``ipvsadm -d``: how many connections went with it."""
+        return self._mesh.remove_server(service, address, port, self._now.mesh, now_ns)
+
     def memberships(self) -> Iterator[dict[str, object]]:
         """The multicast table: vni, group ("*": routes multicast), place, expires_ns."""
         names = self._now.names()
@@ -436,7 +497,7 @@ class Dataplane:
         """Everything counted since the spec was applied."""
         now = self._now
         drops: dict[Verdict, int] = {}
-        for node in (now.receive, now.proxy, now.bridge, now.route):
+        for node in (now.receive, now.proxy, now.bridge, now.mesh, now.route):
             for verdict, number in node.counters().items():
                 if verdict:
                     drops[verdict] = drops.get(verdict, 0) + number
@@ -467,7 +528,7 @@ class Dataplane:
         return PlaneStats(
             packets=packets, passed=packets - sum(drops.values()), sent=sent.get(Verdict.PASS, 0),
             flooded=now.bridge.flooded, copies=now.bridge.copies, answered=now.proxy.answered + now.route.answered,
-            errors=now.route.errors + now.fit.errors, fragmented=now.fit.fragmented, fragments=now.fit.fragments,
+            errors=now.route.errors + now.fit.errors + now.mesh.errors, fragmented=now.fit.fragmented, fragments=now.fit.fragments,
             clamped=now.fit.clamped, drops=drops, send_drops=send_drops, rules=now.send.rules(), ports=ports,
             peers=peers, networks=networks, fdb=now.fdb.counts(),
         )  # fmt: skip

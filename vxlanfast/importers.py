@@ -13,6 +13,7 @@ from vxlanfast.addr import VNI_MAX, parse_ip
 from vxlanfast.errors import SpecError
 from vxlanfast.foreign import Json, Object, read_objects, said_of, shown
 from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec, PeerSpec
+from vxlanfast.service_spec import MeshSpec
 from vxlanfast.spec import DEFAULT_PORT
 
 _ZERO = "00:00:00:00:00:00"
@@ -372,13 +373,18 @@ def _blocks(spec: Any, header: str, path: str) -> Iterator[str]:
         value = getattr(spec, field.name)
         if type(value) is type(field.default) and value == field.default:
             continue
-        if isinstance(value, tuple) and value and is_dataclass(value[0]):
+        if field.name == "vni" and value > VNI_MAX:
+            continue  # a network without tunnels: the node numbers it
+        if is_dataclass(value):
+            if value != MeshSpec():
+                nested.append((value, ""))
+        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
             nested += [(one, f"{path}{field.name}") for one in value]
         else:
             lines.append(f"{field.name} = {_value(field.name, value)}")
     yield "\n".join(lines)
     for one, inner in nested:
-        yield from _blocks(one, f"[[{inner}]]", f"{inner}.")
+        yield from _blocks(one, f"[[{inner}]]" if inner else "[mesh]", f"{inner}.")
 
 
 def to_toml(spec: NodeSpec) -> str:

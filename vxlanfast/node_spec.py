@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address, ip_network
-from itertools import pairwise
+from itertools import count, pairwise
 from os import PathLike, fspath
 from typing import Any
 
 from vxlanfast.addr import VNI_MAX, mac_of_ip, parse_ip, parse_mac
+from vxlanfast.checks import address, among, is_address, rule_error, station
 from vxlanfast.errors import SpecError
+from vxlanfast.service_spec import MeshSpec, ServerSpec, ServiceSpec, VirtualSpec, check_services
 from vxlanfast.spec import DEFAULT_PORT, MTU_MIN, check_port
 
 #: The port by which packets of the underlay come and go.
@@ -22,39 +23,8 @@ UNKNOWN_NEIGHBOURS = ("flood", "swallow")
 #: What an entry may be: ports of a node, and networks, have 16-bit numbers.
 PORTS_MAX = 65535
 NETWORKS_MAX = 65535
-
-
-def _rule(key: str, value: object, rule: str) -> SpecError:
-    return SpecError(f"{key} = {value!r}: {rule}")
-
-
-def _among(key: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise _rule(key, value, f"{least} to {most}")
-
-
-def _address(key: str, text: str) -> bytes:
-    try:
-        return parse_ip(text)
-    except SpecError:
-        raise _rule(key, text, "an IPv4 or IPv6 address") from None
-
-
-def _is_address(text: str) -> bool:
-    with suppress(SpecError):
-        return bool(parse_ip(text))
-    return False
-
-
-def station(text: str, key: str = "mac") -> bytes:
-    """The MAC of one station. SpecError: it is none, or zero, or a group's."""
-    try:
-        mac = parse_mac(text)
-    except SpecError:
-        raise _rule(key, text, "six pairs of hex digits, such as 02:42:c0:00:02:01") from None
-    if mac[0] & 1 or not any(mac):
-        raise _rule(key, text, "the address of one station, neither zero nor a group's")
-    return mac
+#: Of a network without tunnels; a node numbers those behind the VNIs.
+NO_VNI = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +45,16 @@ class EndpointSpec:
         if (self.port is None) == (self.vtep is None):
             raise SpecError("endpoint: either port (here) or vtep (elsewhere)")
         if self.port == UNDERLAY:
-            raise _rule("port", self.port, "the underlay's own name")
-        if self.port is not None and _is_address(self.port):
-            raise _rule("port", self.port, "a name; an address is another VTEP's")
+            raise rule_error("port", self.port, "the underlay's own name")
+        if self.port is not None and is_address(self.port):
+            raise rule_error("port", self.port, "a name; an address is another VTEP's")
         if isinstance(self.vtep, tuple) and len(self.vtep) == 1:
             object.__setattr__(self, "vtep", self.vtep[0])
-        packed = [_address("vtep", text) for text in self.vteps]
+        packed = [address("vtep", text) for text in self.vteps]
         if self.vtep is not None and (not packed or len(set(packed)) < len(packed)):
-            raise _rule("vtep", list(self.vteps), "one address, or several, each once")
+            raise rule_error("vtep", list(self.vteps), "one address, or several, each once")
         for text in self.ip:
-            _address("ip", text)
+            address("ip", text)
         if self.mac is not None:
             station(self.mac, "mac")
         elif self.address is None and (self.vtep is not None or self.ip):
@@ -116,10 +86,26 @@ class PeerSpec:
     rx_from: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        own = _address("vtep", self.vtep)
-        others = [_address("rx_from", text) for text in self.rx_from]
+        own = address("vtep", self.vtep)
+        others = [address("rx_from", text) for text in self.rx_from]
         if own in others or len(set(others)) < len(others):
-            raise _rule("rx_from", list(self.rx_from), f"each once, and {self.vtep} is meant already")
+            raise rule_error("rx_from", list(self.rx_from), f"each once, and {self.vtep} is meant already")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSpec:
+    """A prefix behind a router of the network: ``to`` it, ``via`` that address."""
+
+    to: str
+    via: str
+
+    def __post_init__(self) -> None:
+        try:
+            prefix = ip_network(self.to)
+        except ValueError:
+            raise rule_error("to", self.to, "a prefix without host bits, such as 0.0.0.0/0") from None
+        if len(address("via", self.via)) != len(prefix.network_address.packed):
+            raise rule_error("via", self.via, f"of the family of {self.to}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,13 +123,20 @@ class NetworkSpec:
     last four bytes of the first): they answer ARP, neighbour discovery and ping, and route to the ``subnet``s of all
     networks of the same ``name``, which are one network with several VNIs, as Swarm has it. The VTEPs of one of them
     are let in by all, since their gateways route.
+
+    ``lan``: a network of this node alone, without VNI and tunnels. ``domain``: networks with the same one are routed between
+    ("": those of one name). ``router_mac``: what its gateway routes into it comes from (None: the node's). ``route``:
+    prefixes behind routers in it.
     """
 
     name: str
-    vni: int
+    vni: int = NO_VNI
+    lan: bool = False
+    domain: str = ""
     subnet: tuple[str, ...] = ()
     gateway: tuple[str, ...] = ()
     gateway_mac: str | None = None
+    router_mac: str | None = None
     learn: bool = True
     flood: str = "head-end"
     proxy: bool = False
@@ -156,26 +149,37 @@ class NetworkSpec:
     mss_clamp: bool = False
     endpoint: tuple[EndpointSpec, ...] = ()
     peer: tuple[PeerSpec, ...] = ()
+    route: tuple[RouteSpec, ...] = ()
 
     def __post_init__(self) -> None:
-        _among("vni", self.vni, 0, VNI_MAX)
+        if self.lan:
+            if self.vni != NO_VNI and self.vni <= VNI_MAX:
+                raise rule_error("vni", self.vni, "a network of this node alone (lan) has none")
+            if self.members:
+                raise rule_error("vtep", next(iter(self.members)), "a network of this node alone (lan) has no tunnels")
+        elif self.vni == NO_VNI:
+            raise SpecError("vni: missing")
+        else:
+            among("vni", self.vni, 0, VNI_MAX)
+        if self.router_mac is not None:
+            station(self.router_mac, "router_mac")
         if self.flood not in FLOODS:
-            raise _rule("flood", self.flood, " or ".join(FLOODS))
+            raise rule_error("flood", self.flood, " or ".join(FLOODS))
         if self.unknown_neighbours not in UNKNOWN_NEIGHBOURS:
-            raise _rule("unknown_neighbours", self.unknown_neighbours, " or ".join(UNKNOWN_NEIGHBOURS))
-        _among("bum_rate", self.bum_rate, 0, 1_000_000_000)
-        _among("learned_limit", self.learned_limit, 0, 1 << 24)
+            raise rule_error("unknown_neighbours", self.unknown_neighbours, " or ".join(UNKNOWN_NEIGHBOURS))
+        among("bum_rate", self.bum_rate, 0, 1_000_000_000)
+        among("learned_limit", self.learned_limit, 0, 1 << 24)
         for text in self.subnet:
             try:
                 ip_network(text)
             except ValueError:
-                raise _rule("subnet", text, "a prefix without host bits, such as 10.0.9.0/24") from None
+                raise rule_error("subnet", text, "a prefix without host bits, such as 10.0.9.0/24") from None
         for text in self.gateway:
-            _address("gateway", text)
+            address("gateway", text)
         for text in self.gateway:
             subnets = [net for net in map(ip_network, self.subnet) if net.version == ip_address(text).version]
             if subnets and not any(ip_address(text) in net for net in subnets):
-                raise _rule("gateway", text, f"an address in a subnet of the network: {', '.join(self.subnet)}")
+                raise rule_error("gateway", text, f"an address in a subnet of the network: {', '.join(self.subnet)}")
         if self.gateway_mac is not None:
             station(self.gateway_mac, "gateway_mac")
         self._check_addresses()
@@ -188,23 +192,28 @@ class NetworkSpec:
             for text in endpoint.ip:
                 packed = parse_ip(text)
                 if packed in seen:
-                    raise _rule("ip", text, f"taken already, by {seen[packed]}")
+                    raise rule_error("ip", text, f"taken already, by {seen[packed]}")
                 seen[packed] = f"endpoint {text}"
             mac = endpoint.address
             if mac is not None and mac in places:
-                raise _rule("mac", mac.hex(":"), "two endpoints have it")
+                raise rule_error("mac", mac.hex(":"), "two endpoints have it")
             if mac is not None:
                 places[mac] = endpoint
         vteps = [parse_ip(peer.vtep) for peer in self.peer]
         for peer, packed in zip(self.peer, vteps, strict=True):
             if vteps.count(packed) > 1:
-                raise _rule("peer", peer.vtep, "given twice")
+                raise rule_error("peer", peer.vtep, "given twice")
         taken = {parse_ip(vtep): vtep for vtep in self.members}
         for peer in self.peer:
             for text in peer.rx_from:
                 if parse_ip(text) in taken:
-                    raise _rule("rx_from", text, f"it is {taken[parse_ip(text)]}'s already")
+                    raise rule_error("rx_from", text, f"it is {taken[parse_ip(text)]}'s already")
                 taken[parse_ip(text)] = peer.vtep
+
+    @property
+    def routed_with(self) -> str:
+        """The name of those that it is routed with."""
+        return self.domain or self.name
 
     @property
     def ports(self) -> tuple[str, ...]:
@@ -232,12 +241,12 @@ class NetworkSpec:
 
 
 def _check_subnets(networks: tuple[NetworkSpec, ...]) -> None:
-    """No two subnets of one name overlap: a packet is routed to one of them."""
-    subnets = [(n.name, ip_network(text), n) for n in networks for text in n.subnet]
+    """No two subnets of one domain overlap: a packet is routed to one of them."""
+    subnets = [(n.routed_with, ip_network(text), n) for n in networks for text in n.subnet]
     subnets.sort(key=lambda item: (item[0], item[1].version, int(item[1].network_address), item[1].prefixlen))
     for (name, one, first), (other_name, other, second) in pairwise(subnets):
         if name == other_name and one.version == other.version and one.overlaps(other):
-            raise _rule("subnet", str(other), f"network {name}, VNI {second.vni}: {one} of VNI {first.vni} overlaps it")
+            raise rule_error("subnet", str(other), f"network {name}, VNI {second.vni}: {one} of VNI {first.vni} overlaps it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,44 +277,62 @@ class NodeSpec:
     zero_csum6: bool = False
     seed: int = 0
     network: tuple[NetworkSpec, ...] = ()
+    mesh: MeshSpec = field(default_factory=MeshSpec)
+    service: tuple[ServiceSpec, ...] = ()
 
     def __post_init__(self) -> None:
-        sizes = [len(_address("vtep", text)) for text in self.vtep]
+        lans = count(VNI_MAX + 1)
+        numbered = tuple(replace(n, vni=next(lans)) if n.lan else n for n in self.network)
+        object.__setattr__(self, "network", numbered)
+        sizes = [len(address("vtep", text)) for text in self.vtep]
         if not sizes or len(set(sizes)) < len(sizes):
-            raise _rule("vtep", list(self.vtep), "one address of a family, one or both families")
+            raise rule_error("vtep", list(self.vtep), "one address of a family, one or both families")
         check_port(self.port, "port")
-        _among("ageing_s", self.ageing_s, 0, 1 << 31)
-        _among("stations", self.stations, 1, 1 << 28)
-        _among("neighbours", self.neighbours, 1, 1 << 28)
-        _among("memberships", self.memberships, 1, 1 << 24)
-        _among("ttl", self.ttl, 1, 255)
+        among("ageing_s", self.ageing_s, 0, 1 << 31)
+        among("stations", self.stations, 1, 1 << 28)
+        among("neighbours", self.neighbours, 1, 1 << 28)
+        among("memberships", self.memberships, 1, 1 << 24)
+        among("ttl", self.ttl, 1, 255)
         if self.dscp != "inherit" and not (isinstance(self.dscp, int) and 0 <= self.dscp <= 63):
-            raise _rule("dscp", self.dscp, "0 to 63, or inherit")
+            raise rule_error("dscp", self.dscp, "0 to 63, or inherit")
         if self.udp_csum not in ("auto", "on", "off"):
-            raise _rule("udp_csum", self.udp_csum, "auto, on or off")
-        _among("seed", self.seed, 0, (1 << 64) - 1)
+            raise rule_error("udp_csum", self.udp_csum, "auto, on or off")
+        among("seed", self.seed, 0, (1 << 64) - 1)
         if self.mtu:
-            _among("mtu", self.mtu, max(MTU_MIN[size] for size in sizes), 65535)
+            among("mtu", self.mtu, max(MTU_MIN[size] for size in sizes), 65535)
         if self.router_mac is not None:
             station(self.router_mac, "router_mac")
-        _among("network", len(self.network), 0, NETWORKS_MAX)
+        among("network", len(self.network), 0, NETWORKS_MAX)
         owners: dict[str, str] = {}
         vnis: dict[int, str] = {}
         for network in self.network:
             if network.vni in vnis:
-                raise _rule("vni", network.vni, f"networks {vnis[network.vni]} and {network.name} both have it")
+                raise rule_error("vni", network.vni, f"networks {vnis[network.vni]} and {network.name} both have it")
             vnis[network.vni] = network.name
             for port in network.ports:
                 if port in owners:
-                    raise _rule("port", port, f"networks {owners[port]} and {network.name} both have it")
+                    raise rule_error("port", port, f"networks {owners[port]} and {network.name} both have it")
                 owners[port] = network.name
             for member in network.members:
                 if len(parse_ip(member)) not in sizes:
-                    raise _rule("vtep", member, f"network {network.name}: this node has no VTEP address of that family")
+                    raise rule_error("vtep", member, f"network {network.name}: this node has no VTEP address of that family")
                 if parse_ip(member) in map(parse_ip, self.vtep):
-                    raise _rule("vtep", member, f"network {network.name}: it is this node's own")
-        _among("port", len(owners), 0, PORTS_MAX)
+                    raise rule_error("vtep", member, f"network {network.name}: it is this node's own")
+        among("port", len(owners), 0, PORTS_MAX)
         _check_subnets(self.network)
+        self._check_services()
+
+    def _check_services(self) -> None:
+        """Services name networks that there are, and do not take each other's ports."""
+        names = {network.name for network in self.network}
+        for service in self.service:
+            for key, name in [("servers_in", service.servers_in), *(("network", v.network) for v in service.virtual)]:
+                if name not in names and (name or key == "network"):
+                    raise rule_error(key, name, f"service {service.name}: there are {', '.join(sorted(names)) or 'no networks'}")
+        if len({service.name for service in self.service}) < len(self.service):
+            twice = [s.name for s in self.service]
+            raise rule_error("service", next(name for name in twice if twice.count(name) > 1), "given twice")
+        check_services(self.service)
 
     @property
     def ports(self) -> tuple[str, ...]:
@@ -314,10 +341,10 @@ class NodeSpec:
 
     @property
     def domains(self) -> dict[str, tuple[NetworkSpec, ...]]:
-        """Networks that are routed between, by their name: those of which one at least has a gateway."""
+        """Networks that are routed between, by their domain: those of which one at least has a gateway."""
         named: dict[str, list[NetworkSpec]] = {}
         for network in self.network:
-            named.setdefault(network.name, []).append(network)
+            named.setdefault(network.routed_with, []).append(network)
         return {name: tuple(networks) for name, networks in named.items() if any(n.gateway for n in networks)}
 
     def overlay_mtu(self, vtep: str) -> int:
@@ -337,7 +364,12 @@ class NodeSpec:
         return next(text for text in self.vtep if len(parse_ip(text)) == size)
 
 
-_NESTED = {"network": NetworkSpec, "endpoint": EndpointSpec, "peer": PeerSpec}
+_NESTED = {
+    "network": NetworkSpec, "endpoint": EndpointSpec, "peer": PeerSpec, "route": RouteSpec, "service": ServiceSpec,
+    "virtual": VirtualSpec, "server": ServerSpec,
+}  # fmt: skip
+#: Tables of a file that stand beside [node] and are its fields.
+_BESIDE = {"network": "[[network]]", "service": "[[service]]", "mesh": "[mesh]"}
 _KINDS = {"str": str, "int": int, "bool": bool}
 
 
@@ -350,26 +382,30 @@ def _value(key: str, value: Any, kind: str) -> Any:
     if kind.startswith("tuple"):
         texts = [value] if isinstance(value, str) else value
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise _rule(key, value, "a text, or a list of them")
+            raise rule_error(key, value, "a text, or a list of them")
         return tuple(texts)
     if isinstance(value, list) and "tuple" in kind:
         return _value(key, value, "tuple")
     allowed = [part for part in kind.split(" | ") if part in _KINDS]
     # A TOML true is no number, whatever Python thinks.
     if not any(type(value) is _KINDS[part] for part in allowed):
-        raise _rule(key, value, " or ".join(map(_words, allowed)))
+        raise rule_error(key, value, " or ".join(map(_words, allowed)))
     return value
 
 
 def _make(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
     """A spec out of a table of a TOML file; ``where`` is said in front of what is wrong."""
-    known = {field.name: str(field.type) for field in fields(kind)}
+    known = {f.name: str(f.type) for f in fields(kind)}
     made = {}
     try:
         for key, value in table.items():
             if key not in known:
                 raise SpecError(f"{key}: no such key; there are {', '.join(known)}")
-            if key in _NESTED:
+            if key == "mesh":
+                if not isinstance(value, dict):
+                    raise SpecError("mesh: a table, [mesh]")
+                made[key] = _make(MeshSpec, value, "[mesh]")
+            elif key in _NESTED:
                 if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
                     raise SpecError(f"{key}: a table in double brackets for each, [[{key}]]")
                 made[key] = tuple(_nested(key, value))
@@ -386,7 +422,7 @@ def _make(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
 def _required(kind: type[Any]) -> set[str]:
     from dataclasses import MISSING
 
-    return {field.name for field in fields(kind) if field.default is MISSING}
+    return {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
 
 
 def _nested(key: str, tables: list[dict[str, Any]]) -> Iterator[Any]:
@@ -401,16 +437,18 @@ def parse_spec(text: str, source: str = "node.toml") -> NodeSpec:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{source}: {error}") from None
-    unknown = table.keys() - {"node", "network"}
+    unknown = table.keys() - {"node", *_BESIDE}
     if unknown:
-        raise SpecError(f"{source}: {min(unknown)}: no such table; there are [node] and [[network]]")
+        known = "[node], [mesh], [[network]] and [[service]]"
+        raise SpecError(f"{source}: {min(unknown)}: no such table; there are {known}")
     node = table.get("node", {})
     if not isinstance(node, dict):
         raise SpecError(f"{source}: node: a table, [node]")
-    if "network" in node:
-        raise SpecError(f"{source}: [node]: network: it stands beside, as [[network]]")
-    if "network" in table:
-        node = {**node, "network": table["network"]}
+    for key, shown in _BESIDE.items():
+        if key in node:
+            raise SpecError(f"{source}: [node]: {key}: it stands beside, as {shown}")
+        if key in table:
+            node = {**node, key: table[key]}
     spec: NodeSpec = _make(NodeSpec, node, source)
     return spec
 

@@ -253,6 +253,7 @@ cdef class Receive:
             c.dest[i] = DEST_NONE
             c.origin[i] = DEST_NONE
             c.rule[i] = RULE_NONE
+            c.conn[i] = DEST_NONE  # none, of connections as well
             v = self.from_underlay(c, i, &last) if c.port_in[i] == self.underlay else self.from_port(c, i)
             c.verdict[i] = v
             self.counts[<uint8_t>v] += 1

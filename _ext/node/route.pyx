@@ -8,14 +8,16 @@ from libc.string cimport memcpy
 
 from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_count
 from vxlanfast._ext.node.reply cimport (
-    TTL, become_error, icmp_allowed, is_one_host4, is_one_host6, may_report,
+    TTL, become_error, become_reset, icmp_allowed, is_one_host4, is_one_host6, may_report,
 )
-from vxlanfast._ext.table.dest cimport DEST_GATEWAY, DEST_PEER, DEST_PLACES, DEST_PORT, Dest, DestTable
+from vxlanfast._ext.node.nat cimport NatTuple, nat_apply, nat_original
+from vxlanfast._ext.table.conn cimport CONN_NONE, ConnTable
+from vxlanfast._ext.table.dest cimport DEST_GATEWAY, DEST_PLACES, Dest, DestTable
 from vxlanfast._ext.table.fdb cimport FDB_NONE, FDB_WAYS, FdbTable, fdb_key
 from vxlanfast._ext.table.neigh cimport (
     NEIGH_GATEWAY, NEIGH_NONE, NeighEntry, NeighTable, neigh_find, neigh_key4, neigh_key6,
 )
-from vxlanfast._ext.table.net cimport NET_NONE, Net, NetTable, route_find
+from vxlanfast._ext.table.net cimport NET_NONE, Net, NetTable, Route as Way, route_find
 from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_GATEWAY_REFUSED, DROP_INNER_HEADER, DROP_INNER_TAG, DROP_MARTIAN, DROP_NO_NEIGHBOUR, DROP_NO_ROUTE,
     DROP_OVER_MTU, DROP_TTL, RULE_ECHO, RULE_NO_NEIGHBOUR, RULE_NO_ROUTE, RULE_REFUSED, RULE_ROUTED, RULE_TOO_BIG, RULE_TTL,
@@ -31,12 +33,13 @@ from vxlanfast._ext.wire.icmp cimport (
     ICMP_HDR_LEN, ICMP_OFF_CSUM, ICMP_TIME_EXCEEDED,
 )
 from vxlanfast._ext.wire.ipv4 cimport (
-    IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_UDP, IPV4_DF, IPV4_FRAG_MASK, IPV4_OFF_CSUM, IPV4_OFF_DST, IPV4_OFF_PROTO, IPV4_OFF_SRC,
-    IPV4_OFF_TTL, ipv4_check, ipv4_csum_ok, ipv4_frag, ipv4_hdr_len, ipv4_total_len,
+    IP_PROTO_FRAGMENT, IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_DF, IPV4_OFF_CSUM, IPV4_OFF_DST,
+    IPV4_OFF_PROTO, IPV4_OFF_SRC, IPV4_OFF_TTL, ipv4_check, ipv4_csum_ok, ipv4_frag, ipv4_hdr_len, ipv4_total_len,
 )
 from vxlanfast._ext.wire.ipv6 cimport (
-    IPV6_HDR_LEN, IPV6_OFF_DST, IPV6_OFF_HOPS, IPV6_OFF_NEXT, IPV6_OFF_SRC, ipv6_check, ipv6_payload_len,
+    IPV6_HDR_LEN, IPV6_OFF_DST, IPV6_OFF_HOPS, IPV6_OFF_SRC, ipv6_check, ipv6_find_l4, ipv6_payload_len,
 )
+from vxlanfast._ext.wire.tcp cimport TCP_HDR_LEN, TCP_OFF_DATA_OFF
 
 cdef enum:
     UNREACH_NET = 0         # codes of ICMP type 3 (RFC 792) and of ICMPv6 type 1 (RFC 4443 §3.1)
@@ -55,6 +58,7 @@ cdef struct Packet:
     uint32_t n          # bytes of the IP packet that are there
     uint32_t length     # that it says it has
     uint32_t hdr_len
+    uint32_t l4         # where the upper layer begins: behind extension headers too
     uint8_t family
     uint8_t proto
 
@@ -65,11 +69,14 @@ cdef class Route:
     cdef DestTable dests
     cdef FdbTable fdb
     cdef NeighTable neigh
+    cdef ConnTable conns                # whose packets come here rewritten; None: nobody's
     cdef readonly uint64_t answered     # pings
     cdef readonly uint64_t errors       # rows that became ICMP errors
     cdef uint64_t counts[VERDICT_COUNT]
 
-    def __cinit__(self, NetTable nets not None, DestTable dests not None, FdbTable fdb not None, NeighTable neigh not None):
+    def __cinit__(self, NetTable nets not None, DestTable dests not None, FdbTable fdb not None, NeighTable neigh not None,
+                  ConnTable conns=None):
+        self.conns = conns
         self.nets = nets
         self.dests = dests
         self.fdb = fdb
@@ -77,24 +84,36 @@ cdef class Route:
 
     cdef Verdict complain(self, Columns *c, uint32_t i, const Packet *p, uint8_t kind4, uint8_t code4, uint8_t kind6,
                           uint8_t code6, uint8_t rule, Verdict otherwise, uint32_t word=0) noexcept nogil:
-        """The row becomes an error to its sender where it may, else it is dropped."""
+        """The row becomes an error to its sender where it may, else it is dropped. What it quotes is what its sender sent; to a
+        client it comes from the address that the client knows."""
         cdef Net *net = self.nets.nets + c.net[i]
+        cdef const uint8_t *sender = NULL
+        cdef NatTuple original
+        if c.conn[i] != CONN_NONE and self.conns is not None:
+            nat_original(&original, self.conns.conns + (c.conn[i] >> 1), c.conn[i] & 1)
+            nat_apply(p.ip, p.family, p.ip + p.l4, p.n - p.l4, self.conns.conns[c.conn[i] >> 1].proto, &original, True)
+            c.net[i] = self.dests.dests[c.origin[i]].net
+            net = self.nets.nets + c.net[i]
+            c.vni[i] = net.vni
+            if not c.conn[i] & 1:
+                sender = p.ip + (IPV4_OFF_DST if p.family == 4 else IPV6_OFF_DST)
         if not may_report(p.frame, p.ip, p.n) or not icmp_allowed(net, c.ts_ns[i]):
             return otherwise
         if not become_error(c, i, net, p.l3, p.n, kind4 if p.family == 4 else kind6, code4 if p.family == 4 else code6, word,
-                            rule):
+                            rule, sender):
             return otherwise
         self.errors += 1
         return PASS
 
     cdef Verdict own(self, Columns *c, uint32_t i, const Packet *p) noexcept nogil:
         """To an address of the gateway: an echo request is turned round where it lies, and nothing else is served."""
-        cdef uint8_t *l4 = p.ip + p.hdr_len
+        cdef uint8_t *l4 = p.ip + p.l4
+        cdef uint32_t hdr_len
         cdef uint8_t addr[16]
         cdef uint8_t mac[6]
         cdef uint16_t old
         cdef uint32_t size = 4 if p.family == 4 else 16, src = IPV4_OFF_SRC if p.family == 4 else IPV6_OFF_SRC
-        if (p.n >= p.hdr_len + ICMP_HDR_LEN and p.proto == (IP_PROTO_ICMP if p.family == 4 else IP_PROTO_ICMPV6)
+        if (p.n >= p.l4 + ICMP_HDR_LEN and p.proto == (IP_PROTO_ICMP if p.family == 4 else IP_PROTO_ICMPV6)
                 and l4[0] == (ICMP_ECHO if p.family == 4 else ICMP6_ECHO) and l4[1] == 0
                 and (p.family == 6 or ipv4_frag(p.ip) & 0x3FFF == 0)):
             memcpy(mac, p.frame, 6)
@@ -118,6 +137,11 @@ cdef class Route:
             c.rule[i] = RULE_ECHO
             self.answered += 1
             return PASS
+        if p.proto == IP_PROTO_TCP and p.n >= p.l4 + TCP_HDR_LEN and (p.family == 6 or ipv4_frag(p.ip) & 0x3FFF == 0):
+            # Nobody listens (RFC 9293 §3.10.7.1).
+            hdr_len = p.l4 + (l4[TCP_OFF_DATA_OFF] >> 4) * 4
+            if become_reset(c, i, p.l3, p.l4, p.n, p.length - hdr_len if p.length > hdr_len else 0):
+                return PASS
         if p.proto == IP_PROTO_UDP:
             return self.complain(c, i, p, ICMP_DEST_UNREACH, UNREACH_PORT, ICMP6_DEST_UNREACH, UNREACH6_PORT, RULE_REFUSED,
                                  DROP_GATEWAY_REFUSED)
@@ -127,8 +151,9 @@ cdef class Route:
         cdef Net *net = self.nets.nets + c.net[i]
         cdef Packet p
         cdef NeighEntry key
-        cdef uint16_t ethertype = 0, target, old
-        cdef uint32_t at, slot, mtu, dest = 0
+        cdef uint16_t ethertype = 0, target = NET_NONE, old
+        cdef uint32_t at, slot, mtu, dest = 0, fragment = 0
+        cdef const Way *way
         cdef const uint8_t *to
         cdef const NeighEntry *e = NULL
         p.frame = c.arena + c.off[i]
@@ -137,10 +162,10 @@ cdef class Route:
         p.ip = p.frame + p.l3
         p.n = c.len[i] - p.l3
         if ethertype == ETH_TYPE_IPV4:
-            if ipv4_check(p.ip, p.n) != PASS or not ipv4_csum_ok(p.ip):
+            if ipv4_check(p.ip, p.n) != PASS or (c.conn[i] == CONN_NONE and not ipv4_csum_ok(p.ip)):
                 return DROP_INNER_HEADER  # RFC 1812 §5.2.2
             p.family = 4
-            p.hdr_len = ipv4_hdr_len(p.ip)
+            p.hdr_len = p.l4 = ipv4_hdr_len(p.ip)
             p.length = ipv4_total_len(p.ip)
             p.proto = p.ip[IPV4_OFF_PROTO]
             to = p.ip + IPV4_OFF_DST
@@ -153,7 +178,10 @@ cdef class Route:
             p.family = 6
             p.hdr_len = IPV6_HDR_LEN
             p.length = IPV6_HDR_LEN + ipv6_payload_len(p.ip)
-            p.proto = p.ip[IPV6_OFF_NEXT]
+            if ipv6_find_l4(p.ip, p.n, &p.proto, &p.l4, &fragment) != PASS or p.l4 > p.n:
+                return DROP_INNER_HEADER
+            if fragment:
+                p.proto = IP_PROTO_FRAGMENT
             to = p.ip + IPV6_OFF_DST
             if not is_one_host6(p.ip + IPV6_OFF_SRC) or not is_one_host6(to):
                 return DROP_MARTIAN
@@ -169,9 +197,11 @@ cdef class Route:
             return self.own(c, i, &p)
         if p.family == 6 and (load_be16(to) & 0xFFC0 == 0xFE80 or load_be16(p.ip + IPV6_OFF_SRC) & 0xFFC0 == 0xFE80):
             return DROP_MARTIAN  # of a link, and stays there (RFC 4291 §2.5.6)
-        target = route_find(self.nets, net, p.family, key.addr)
-        if target != NET_NONE:
-            key.net = target
+        way = route_find(self.nets, net, p.family, key.addr)
+        if way != NULL:
+            key.net = target = way.net
+            if way.has_via:
+                memcpy(key.addr, way.via, 16)
             at = neigh_find(self.neigh, &key)
             if at != NEIGH_NONE:
                 e = self.neigh.entries + at
@@ -214,7 +244,8 @@ cdef class Route:
         c.net[i] = target
         c.vni[i] = self.nets.nets[target].vni
         c.dest[i] = dest
-        c.rule[i] = RULE_ROUTED
+        if c.conn[i] == CONN_NONE:
+            c.rule[i] = RULE_ROUTED  # else why was said already
         return PASS
 
     cdef void route_rows(self, Columns *c) noexcept nogil:

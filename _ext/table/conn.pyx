@@ -1,6 +1,6 @@
 """The connection table: opened, found, closed; the index that grows under it, and the lists of those that may go first."""
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 from vxlanfast._ext.table.hash cimport hash_16, hash_u64, power_of_two

@@ -17,6 +17,7 @@ cdef enum:
     NET_MSS = 128           # TCP's MSS is kept to what fits the tunnel
     NET_GATEWAY4 = 256      # the gateway has an address of the family
     NET_GATEWAY6 = 512
+    NET_MESH = 1024         # connections may be found among the frames to its ports
 
 
 cdef struct Net:
@@ -29,6 +30,7 @@ cdef struct Net:
     uint8_t router_mac[6]   # that what it routes comes from: this node's own
     uint8_t gateway4[4]     # its first address of each family, that its ICMP errors come from
     uint8_t gateway6[16]
+    uint16_t domain         # of networks that are routed between: a number that lives as long as they do
     uint32_t routes_at      # where the subnets of the network it routes for begin
     uint32_t n_routes
     int64_t icmp_next_ns    # state of the rate limit of ICMP errors
@@ -47,6 +49,8 @@ cdef struct Route:
     uint8_t family
     uint8_t length          # of the prefix, in bits
     uint16_t net
+    bint has_via
+    uint8_t via[16]         # the router behind which it is
 
 
 cdef class NetTable:
@@ -69,14 +73,14 @@ cdef inline bint prefix_match(const Route *r, const uint8_t *addr) noexcept nogi
             and (rest == 0 or ((r.addr[whole] ^ addr[whole]) >> (8 - rest)) == 0))
 
 
-cdef inline uint16_t route_find(NetTable t, const Net *net, uint8_t family, const uint8_t *addr) noexcept nogil:
-    """The network whose subnet has the address, of those that are routed between; NET_NONE. O(subnets of the domain)."""
+cdef inline const Route *route_find(NetTable t, const Net *net, uint8_t family, const uint8_t *addr) noexcept nogil:
+    """The longest prefix that has the address, of networks that are routed between; NULL. O(routes of the domain)."""
     cdef const Route *r = t.routes + net.routes_at
     cdef uint32_t k
     for k in range(net.n_routes):
         if r[k].family == family and prefix_match(r + k, addr):
-            return r[k].net
-    return NET_NONE
+            return r + k
+    return NULL
 
 
 cdef inline uint16_t net_find(NetTable t, uint32_t vni) noexcept nogil:

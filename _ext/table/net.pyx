@@ -7,6 +7,7 @@ from vxlanfast._ext.table.hash cimport hash_u64, power_of_two, table_memory
 
 cdef enum:
     VNI_MAX = 0xFFFFFF
+    LAN_MAX = 0x1FFFFFF     # numbers behind the VNIs: of networks that no packet of the underlay can name
 
 
 cdef class NetTable:
@@ -37,12 +38,15 @@ cdef class NetTable:
         return self.size
 
     def add(self, vni, *, bint learn=True, bint flood=True, bint proxy=False, bint swallow=False, bint tags=False,
-            bint gbp=False, bint snoop=False, bint mss_clamp=False, uint32_t bum_rate=0):
-        """A network; returns its number. ValueError: a VNI out of range, or given twice."""
+            bint gbp=False, bint snoop=False, bint mss_clamp=False, uint32_t bum_rate=0, domain=None, bint mesh=False, bint lan=False):
+        """A network; returns its number. ``lan``: it has no tunnels, and its VNI is above 24 bits. ``domain``: number of those that it
+        is routed with (None: its own). ValueError: a VNI out of range, or given twice."""
         cdef uint32_t at
         cdef Net *net
-        if not 0 <= vni <= VNI_MAX:
-            raise ValueError(f"VNI {vni}: 0 to {VNI_MAX}")
+        if not (VNI_MAX < vni <= LAN_MAX if lan else 0 <= vni <= VNI_MAX):
+            raise ValueError(f"VNI {vni}: {VNI_MAX + 1} to {LAN_MAX}" if lan else f"VNI {vni}: 0 to {VNI_MAX}")
+        if domain is not None and not 0 <= domain < NETS_MAX:
+            raise ValueError(f"domain {domain}: below {NETS_MAX}")
         if net_find(self, vni) != NET_NONE:
             raise ValueError(f"VNI {vni}: given twice")
         if self.size >= self.capacity:
@@ -51,8 +55,9 @@ cdef class NetTable:
         net.vni = vni
         net.flags = ((NET_LEARN if learn else 0) | (NET_FLOOD if flood else 0) | (NET_PROXY if proxy else 0)
                      | (NET_SWALLOW if swallow else 0) | (NET_TAGS if tags else 0) | (NET_GBP if gbp else 0)
-                     | (NET_SNOOP if snoop else 0) | (NET_MSS if mss_clamp else 0))
+                     | (NET_SNOOP if snoop else 0) | (NET_MSS if mss_clamp else 0) | (NET_MESH if mesh else 0))
         net.bum_rate = bum_rate
+        net.domain = self.size if domain is None else domain
         at = <uint32_t>hash_u64(vni, self.seed) & self.mask
         while self.vnis[at]:
             at = (at + 1) & self.mask
@@ -97,7 +102,8 @@ cdef class NetTable:
                 memcpy(self.nets[net].gateway6, <char *>packed, 16)
 
     def add_routes(self, nets, routes):
-        """Subnets that these networks' gateways route to: (address of 4 or 16 bytes, prefix length, network) each."""
+        """What these networks' gateways route to: (address of 4 or 16 bytes, prefix length, network) each, and the address of
+        the router behind which it is, where there is one."""
         cdef Route *grown
         cdef Route *r
         cdef uint32_t at = self.n_routes, count = len(routes)
@@ -108,7 +114,7 @@ cdef class NetTable:
         if grown == NULL:
             raise MemoryError
         self.routes = grown
-        for addr, length, target in sorted(routes, key=lambda route: (-route[1], route[0], route[2])):
+        for addr, length, target, *via in sorted(routes, key=lambda route: (-route[1], route[0], route[2])):
             raw = bytes(addr)
             if len(raw) not in (4, 16) or not 0 <= length <= len(raw) * 8 or not 0 <= target < self.size:
                 raise ValueError(f"route to network {target} of {self.size}: /{length} of {len(raw)} bytes")
@@ -118,6 +124,13 @@ cdef class NetTable:
             r.net = target
             padded = raw.ljust(16, b"\0")
             memcpy(r.addr, <char *>padded, 16)
+            r.has_via = bool(via)
+            if via:
+                router = bytes(via[0])
+                if len(router) != len(raw):
+                    raise ValueError(f"router of {len(router)} bytes, for addresses of {len(raw)}")
+                padded = router.ljust(16, b"\0")
+                memcpy(r.via, <char *>padded, 16)
             self.n_routes += 1
         for net in nets:
             self.nets[net].routes_at = at
@@ -138,7 +151,7 @@ cdef class NetTable:
 
     def find(self, uint32_t vni):
         """The number of a VNI's network, or None."""
-        cdef uint16_t number = net_find(self, vni) if vni <= VNI_MAX else NET_NONE
+        cdef uint16_t number = net_find(self, vni) if vni <= LAN_MAX else NET_NONE
         return None if number == NET_NONE else number
 
     def rows(self):
@@ -149,7 +162,7 @@ cdef class NetTable:
         for i in range(self.size):
             net = &self.nets[i]
             out.append({
-                "vni": net.vni, "n_flood": net.n_flood, "flooded": net.flooded, "copies": net.copies,
+                "vni": net.vni, "domain": net.domain, "n_flood": net.n_flood, "flooded": net.flooded, "copies": net.copies,
                 "bum_limited": net.bum_limited, "strangers": net.strangers,
                 "querier_ns": (net.querier_ns[0], net.querier_ns[1]),
             })

@@ -10,17 +10,19 @@ of a drained server are refused, and draining one changes sh's table for others.
 are spread over the others, and nobody else moves. mh's hash is keyed, as IPVS's is not.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t
-from libc.string cimport memcmp
 
-from vxlanfast._ext.table.hash cimport hash_16
 from vxlanfast._ext.table.maglev cimport MaglevEntry
+from vxlanfast._ext.table.match cimport MatchTable
 
 cdef enum:
     SERVICE_NONE = 0xFFFFFFFFU
     SERVER_NONE = 0xFFFFFFFFU
-    ANY_PORT = 0
     HASH_BUCKETS = 256      # of sh and dh
     HASH_TRIES = 16         # further hashes, before everybody is looked at
+
+    SERVICE_MASQ = 1        # servers see `masq` in place of the client
+    SERVICE_HAIRPIN = 2     # … only if the client is the server itself, and then the service's own address
+    SERVICE_RESET = 4       # a connection that is silent too long is reset at both ends
 
 
 cpdef enum Scheduler:
@@ -75,22 +77,28 @@ cdef struct Service:
     uint32_t n_buckets
     uint64_t connections
     uint64_t refused        # nobody to give them to
+    # How its packets are rewritten, and how long it remembers; set by `set_policy`.
+    uint16_t out_domain     # where its servers are
+    uint8_t flags           # SERVICE_MASQ …
+    uint8_t masq[16]        # the address that servers see as the client's
+    uint32_t timeout_s[3]   # of an open TCP connection, of one that is being closed, of UDP; 0: the usual
+    uint32_t persist_s      # a client stays with its server so long; 0: it does not
+    uint8_t persist_len     # … all clients of a prefix so long being one
 
 
 cdef class ServiceTable:
     cdef Service *services
     cdef Server *servers
-    cdef uint32_t *slots    # of services: number + 1; 0: free
+    cdef readonly MatchTable matches    # which packets are whose
     cdef MaglevEntry *entries   # where mh's tables are made: room for all servers, from the first service with mh on
     cdef uint64_t *turns
     cdef uint64_t seed
-    cdef uint32_t mask
     cdef uint32_t last_server
-    cdef uint32_t n_removed     # that have connections still
     cdef readonly uint32_t capacity
     cdef readonly uint32_t server_capacity
     cdef readonly uint32_t size
     cdef readonly uint32_t n_servers
+    cdef readonly uint32_t n_removed    # … of them, those that wait for their last connections
     cdef uint32_t find(self, uint16_t net, uint8_t family, uint8_t proto, const uint8_t *addr, uint16_t port) noexcept nogil
     cdef uint32_t choose(self, uint32_t service, const uint8_t *client, uint16_t sport, const uint8_t *to,
                          uint16_t dport) noexcept nogil
@@ -105,7 +113,6 @@ cdef class ServiceTable:
     cdef void changed(self, Service *s) noexcept nogil
     cdef void deal(self, Service *s) noexcept nogil
     cdef void deal_by_turns(self, Service *s) noexcept nogil
-    cdef uint32_t slot_of(self, const Service *key) noexcept nogil
     cdef uint32_t find_removed(self, uint32_t service, const uint8_t *addr, uint16_t port) noexcept nogil
     cdef void set_upper(self, Server *d, uint32_t upper) noexcept nogil
     cdef void free_server(self, uint32_t server) noexcept nogil

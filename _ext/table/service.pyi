@@ -1,7 +1,10 @@
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, Self
 
 from typing_extensions import disjoint_base
+
+from vxlanfast._ext.table.match import MatchTable
 
 class Scheduler(IntEnum):
     SCHED_RR = 0
@@ -22,6 +25,8 @@ class ServiceTable:
     server_capacity: int
     size: int
     n_servers: int
+    n_removed: int
+    matches: MatchTable
     def __new__(cls, capacity: int = 1024, *, servers: int = 16384, seed: int = 0) -> Self: ...
     def __len__(self) -> int: ...
     def add(
@@ -31,11 +36,31 @@ class ServiceTable:
         *,
         proto: int = 0,
         port: int = 0,
+        last: int | None = None,
+        target: int = 0,
+        sources: Sequence[tuple[bytes, int]] = (),
         scheduler: str = "rr",
         fallback: bool = False,
         with_port: bool = False,
         exact: bool = False,
     ) -> int: ...
+    def set_scheduler(
+        self, service: int, scheduler: str, *, fallback: bool = False, with_port: bool = False
+    ) -> None: ...
+    def set_policy(
+        self,
+        service: int,
+        *,
+        out_domain: int | None = None,
+        masq: bytes | None = None,
+        hairpin: bool = False,
+        reset: bool = False,
+        tcp_s: int = 0,
+        fin_s: int = 0,
+        udp_s: int = 0,
+        persist_s: int = 0,
+        persist_len: int | None = None,
+    ) -> None: ...
     def remove(self, service: int) -> None: ...
     def add_server(
         self, service: int, addr: bytes, *, port: int = 0, weight: int = 1, upper: int = 0, lower: int = 0
@@ -58,4 +83,5 @@ class ServiceTable:
     def release(self, server: int, *, active: bool) -> None: ...
     def set_active(self, server: int, *, active: bool) -> None: ...
     def buckets(self, service: int) -> list[int | None]: ...
+    def servers_of(self, service: int) -> list[dict[str, Any]]: ...
     def rows(self) -> list[dict[str, Any]]: ...

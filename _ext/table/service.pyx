@@ -3,17 +3,19 @@
 What the schedulers do was seen of a kernel (Linux 6.1); where its sources say otherwise, the kernel is right.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from vxlanfast._ext.table.hash cimport hash_16, hash_u64, power_of_two, table_memory
+from vxlanfast._ext.table.hash cimport hash_16, hash_u64, table_memory
 from vxlanfast._ext.table.maglev cimport MAGLEV_SLOTS, MaglevEntry, maglev_fill, maglev_slot
+from vxlanfast._ext.table.match cimport MATCH_NONE, MatchTable
 from vxlanfast._ext.wire.endian cimport load_be32
 
 cdef enum:
     CAPACITY_MAX = 1 << 20
     WEIGHT_MAX = 65535
+    TIMEOUT_MAX_S = 31 * 86400
     GOLDEN_32 = 0x61C88647  # of the kernel's hash_32
 
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh")
@@ -41,18 +43,15 @@ cdef class ServiceTable:
     """``capacity`` services and ``servers`` real servers, fixed. ``seed``: of the look-up's hash."""
 
     def __cinit__(self, uint32_t capacity=1024, *, uint32_t servers=16384, uint64_t seed=0):
-        cdef uint64_t places
         if not 1 <= capacity <= CAPACITY_MAX or not 1 <= servers <= CAPACITY_MAX:
             raise ValueError(f"capacity = {capacity} services, {servers} servers: 1 to {CAPACITY_MAX} each")
-        places = power_of_two(<uint64_t>capacity * 2)
         self.capacity = capacity
         self.server_capacity = servers
-        self.mask = <uint32_t>places - 1
         self.seed = hash_u64(seed, 0)
+        self.matches = MatchTable(seed=seed)
         self.services = <Service *>table_memory(<uint64_t>capacity * sizeof(Service))
         self.servers = <Server *>table_memory(<uint64_t>servers * sizeof(Server))
-        self.slots = <uint32_t *>table_memory(places * sizeof(uint32_t))
-        if self.services == NULL or self.servers == NULL or self.slots == NULL:
+        if self.services == NULL or self.servers == NULL:
             raise MemoryError(f"no room for {capacity} services and {servers} servers")
 
     def __dealloc__(self):
@@ -62,40 +61,15 @@ cdef class ServiceTable:
                 free(self.services[i].buckets)
         free(self.services)
         free(self.servers)
-        free(self.slots)
         free(self.entries)
         free(self.turns)
 
     # --- look-up ----------------------------------------------------------------------------------------
 
-    cdef uint32_t slot_of(self, const Service *key) noexcept nogil:
-        """Where the service of that key is, or would be."""
-        cdef uint64_t word = <uint64_t>key.net << 32 | <uint64_t>key.port << 16 | <uint64_t>key.family << 8 | key.proto
-        cdef uint32_t at = <uint32_t>hash_16(key.addr, word, self.seed) & self.mask
-        cdef const Service *s
-        while self.slots[at]:
-            s = self.services + self.slots[at] - 1
-            if (s.net == key.net and s.port == key.port and s.family == key.family and s.proto == key.proto
-                    and memcmp(s.addr, key.addr, 16) == 0):
-                break
-            at = (at + 1) & self.mask
-        return at
-
     cdef uint32_t find(self, uint16_t net, uint8_t family, uint8_t proto, const uint8_t *addr, uint16_t port) noexcept nogil:
         """The service of a packet's destination: with its port, else the one of the address with any; SERVICE_NONE."""
-        cdef Service key
-        cdef uint32_t at
-        memcpy(key.addr, addr, 16)
-        key.net = net
-        key.family = family
-        key.proto = proto
-        key.port = port
-        at = self.slot_of(&key)
-        if self.slots[at] == 0:
-            key.proto = 0
-            key.port = ANY_PORT
-            at = self.slot_of(&key)
-        return self.slots[at] - 1  # 0 - 1 is SERVICE_NONE
+        cdef uint32_t at = self.matches.find(net, family, proto, addr, port)
+        return SERVICE_NONE if at == MATCH_NONE else self.matches.matches[at].service
 
     # --- schedulers -------------------------------------------------------------------------------------
 
@@ -384,53 +358,104 @@ cdef class ServiceTable:
     def __len__(self):
         return self.size
 
-    def add(self, net, addr, *, proto=0, port=0, str scheduler="rr", bint fallback=False, bint with_port=False,
-            bint exact=False):
-        """A service; returns its number. ``proto`` and ``port`` 0: any. ValueError: given twice; OverflowError: full.
+    def add(self, net, addr, *, proto=0, port=0, last=None, target=0, sources=(), str scheduler="rr", bint fallback=False,
+            bint with_port=False, bint exact=False):
+        """A service and its first match, of which MatchTable.add says more; returns its number. ``proto`` and ``port`` 0: any.
+        ValueError: given twice; OverflowError: full.
 
         For sh, dh and mh: ``fallback``: an overloaded server's clients go to others; ``with_port``: the client's port is hashed as well;
         ``exact``: IPVS's ways, in which a drained server's clients need ``fallback`` too. mh takes 256 KiB a service.
         """
-        cdef Service key
-        cdef uint32_t at, number = 0
+        cdef uint32_t number = 0
         cdef Service *s
         raw = bytes(addr)
         if len(raw) not in (4, 16) or not 0 <= net < 65536 or not 0 <= port < 65536 or not 0 <= proto < 256:
             raise ValueError(f"service of network {net}, {len(raw)} bytes of address, protocol {proto}, port {port}")
-        if (proto == 0) != (port == 0):
-            raise ValueError(f"protocol {proto}, port {port}: both, or neither for any")
         if scheduler not in SCHEDULERS:
             raise ValueError(f"scheduler {scheduler!r}: {', '.join(SCHEDULERS)}")
-        memset(&key, 0, sizeof(key))
-        memcpy(key.addr, <const char *>raw, len(raw))
-        key.net = net
-        key.port = port
-        key.proto = proto
-        key.family = 4 if len(raw) == 4 else 6
-        at = self.slot_of(&key)
-        if self.slots[at]:
-            raise ValueError(f"service {raw.hex()} protocol {proto} port {port} of network {net}: given twice")
-        if self.size >= self.capacity:
-            raise OverflowError(f"all {self.capacity} services are taken")
-        while self.services[number].family:
+        while number < self.capacity and self.services[number].family:
             number += 1
+        self.matches.add(net, raw, number, proto=proto, port=port, last=last, target=target, sources=sources)
+        if number == self.capacity:
+            self.matches.remove_service(number)
+            raise OverflowError(f"all {self.capacity} services are taken")
         s = self.services + number
-        s[0] = key
+        padded = raw.ljust(16, b"\0")
+        memset(s, 0, sizeof(Service))
+        memcpy(s.addr, <const char *>padded, 16)
+        s.net = s.out_domain = net
+        s.port = port
+        s.proto = proto
+        s.family = 4 if len(raw) == 4 else 6
         s.scheduler = SCHEDULERS.index(scheduler)
         s.fallback = fallback
         s.with_port = with_port
         s.exact = exact
         s.newest = s.oldest = s.cursor = SERVER_NONE
         s.di = 1
-        self.make_buckets(s)
-        self.slots[at] = number + 1
+        s.persist_len = len(raw) * 8
+        try:
+            self.make_buckets(s)
+        except MemoryError:
+            self.matches.remove_service(number)
+            raise
         self.size += 1
         return number
 
+    def set_scheduler(self, uint32_t service, str scheduler, *, bint fallback=False, bint with_port=False):
+        """Another scheduler, or another way of its: servers and their connections stay."""
+        cdef Service *s
+        cdef uint8_t number
+        self.check_service(service)
+        if scheduler not in SCHEDULERS:
+            raise ValueError(f"scheduler {scheduler!r}: {', '.join(SCHEDULERS)}")
+        s = self.services + service
+        number = SCHEDULERS.index(scheduler)
+        s.fallback = fallback
+        s.with_port = with_port
+        if number == s.scheduler:
+            return
+        free(s.buckets)
+        s.buckets = NULL
+        s.scheduler = number
+        s.cursor = SERVER_NONE
+        s.cw = 0
+        self.make_buckets(s)
+        self.changed(s)
+
+    def set_policy(self, uint32_t service, *, out_domain=None, masq=None, bint hairpin=False, bint reset=False, tcp_s=0, fin_s=0, udp_s=0,
+                   persist_s=0, persist_len=None):
+        """How its packets are rewritten: ``out_domain``, where its servers are (None: where its clients are); ``masq``, the
+        address that servers see (None: the client's); ``hairpin``: a server that is its own client sees the service's.
+        How long it remembers, in seconds, 0 for the usual: ``tcp_s`` open, ``fin_s`` closing, ``udp_s``; ``reset``: tell both
+        ends when an open connection has been silent too long. ``persist_s``: clients of one prefix (``persist_len`` bits)
+        stay with their server so long, counted from the last new connection."""
+        cdef Service *s
+        cdef uint32_t bits
+        self.check_service(service)
+        s = self.services + service
+        bits = 32 if s.family == 4 else 128
+        raw = b"" if masq is None else bytes(masq)
+        if masq is not None and len(raw) * 8 != bits:
+            raise ValueError(f"masquerade address of {len(raw)} bytes: of the service's family")
+        if persist_len is not None and not 0 <= persist_len <= bits:
+            raise ValueError(f"prefix of {persist_len} bits: 0 to {bits}")
+        for seconds in (tcp_s, fin_s, udp_s, persist_s):
+            if not 0 <= seconds <= TIMEOUT_MAX_S:
+                raise ValueError(f"timeout of {seconds} s: 0 to {TIMEOUT_MAX_S}")
+        s.out_domain = s.net if out_domain is None else out_domain
+        s.flags = (SERVICE_MASQ if masq is not None else 0) | (SERVICE_HAIRPIN if hairpin else 0) | (SERVICE_RESET if reset else 0)
+        memset(s.masq, 0, 16)
+        memcpy(s.masq, <const char *>raw, len(raw))
+        s.timeout_s[0] = tcp_s
+        s.timeout_s[1] = fin_s
+        s.timeout_s[2] = udp_s
+        s.persist_s = persist_s
+        s.persist_len = bits if persist_len is None else persist_len
+
     def remove(self, uint32_t service):
-        """A service goes, and its servers with it (those that have connections: with the last of them)."""
-        cdef uint32_t at, hole, home
-        cdef uint64_t word
+        """A service goes, its matches and servers with it (those that have connections: with the last of them)."""
+        cdef uint32_t at
         cdef Service *s
         self.check_service(service)
         s = self.services + service
@@ -439,22 +464,10 @@ cdef class ServiceTable:
         for at in range(self.server_capacity if self.n_removed else 0):
             if self.servers[at].removed and self.servers[at].service == service:
                 self.servers[at].service = SERVICE_NONE  # the number may be another's soon
-        hole = self.slot_of(s)
+        self.matches.remove_service(service)
         free(s.buckets)
         memset(s, 0, sizeof(Service))
-        self.slots[hole] = 0
         self.size -= 1
-        # Those behind it close up, so that a look-up may stop at the first free place.
-        at = (hole + 1) & self.mask
-        while self.slots[at]:
-            s = self.services + self.slots[at] - 1
-            word = <uint64_t>s.net << 32 | <uint64_t>s.port << 16 | <uint64_t>s.family << 8 | s.proto
-            home = <uint32_t>hash_16(s.addr, word, self.seed) & self.mask
-            if ((at - home) & self.mask) >= ((at - hole) & self.mask):
-                self.slots[hole] = self.slots[at]
-                self.slots[at] = 0
-                hole = at
-            at = (at + 1) & self.mask
 
     def add_server(self, uint32_t service, addr, *, port=0, weight=1, upper=0, lower=0):
         """A server of a service, as its newest; returns its number. ``port`` 0: the client's own is kept. OverflowError: full.
@@ -597,6 +610,23 @@ cdef class ServiceTable:
             self.deal(s)
         return [None if s.buckets[k] == SERVER_NONE else s.buckets[k] for k in range(s.n_buckets)]
 
+    def servers_of(self, uint32_t service):
+        """The servers of a service as dictionaries, newest first."""
+        cdef uint32_t at
+        cdef Server *d
+        self.check_service(service)
+        servers = []
+        at = self.services[service].newest
+        while at != SERVER_NONE:
+            d = self.servers + at
+            servers.append({
+                "server": at, "addr": PyBytes_FromStringAndSize(<char *>d.addr, 4 if d.family == 4 else 16), "port": d.port,
+                "weight": d.weight, "upper": d.upper, "lower": d.lower, "active": d.active, "inactive": d.inactive,
+                "overloaded": bool(d.overloaded), "connections": d.connections,
+            })
+            at = d.next
+        return servers
+
     def rows(self):
         """Services as dictionaries with their servers, newest first, as ``ipvsadm -Ln`` lists them."""
         cdef uint32_t i, at
@@ -607,19 +637,9 @@ cdef class ServiceTable:
             s = self.services + i
             if s.family == 0:
                 continue
-            servers = []
-            at = s.newest
-            while at != SERVER_NONE:
-                d = self.servers + at
-                servers.append({
-                    "server": at, "addr": PyBytes_FromStringAndSize(<char *>d.addr, 4 if d.family == 4 else 16), "port": d.port,
-                    "weight": d.weight, "active": d.active, "inactive": d.inactive, "overloaded": bool(d.overloaded),
-                    "connections": d.connections,
-                })
-                at = d.next
             out.append({
                 "service": i, "net": s.net, "addr": PyBytes_FromStringAndSize(<char *>s.addr, 4 if s.family == 4 else 16),
                 "proto": s.proto, "port": s.port, "scheduler": SCHEDULERS[s.scheduler], "connections": s.connections,
-                "refused": s.refused, "servers": servers,
+                "refused": s.refused, "servers": self.servers_of(i),
             })
         return out

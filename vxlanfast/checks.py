@@ -1,0 +1,45 @@
+"""Checks of what people wrote, each of which says key, value and rule in one line."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from vxlanfast.addr import parse_ip, parse_mac
+from vxlanfast.errors import SpecError
+
+
+def rule_error(key: str, value: object, rule: str) -> SpecError:
+    """``key = value: rule``."""
+    return SpecError(f"{key} = {value!r}: {rule}")
+
+
+def among(key: str, value: int, least: int, most: int) -> None:
+    """SpecError: not ``least`` to ``most``."""
+    if not least <= value <= most:
+        raise rule_error(key, value, f"{least} to {most}")
+
+
+def address(key: str, text: str) -> bytes:
+    """An IP address, packed. SpecError: it is none."""
+    try:
+        return parse_ip(text)
+    except SpecError:
+        raise rule_error(key, text, "an IPv4 or IPv6 address") from None
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IP address."""
+    with suppress(SpecError):
+        return bool(parse_ip(text))
+    return False
+
+
+def station(text: str, key: str = "mac") -> bytes:
+    """The MAC of one station. SpecError: it is none, or zero, or a group's."""
+    try:
+        mac = parse_mac(text)
+    except SpecError:
+        raise rule_error(key, text, "six pairs of hex digits, such as 02:42:c0:00:02:01") from None
+    if mac[0] & 1 or not any(mac):
+        raise rule_error(key, text, "the address of one station, neither zero nor a group's")
+    return mac

@@ -1,0 +1,231 @@
+"""Services and connections of a plane: what lives on when its spec is applied anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address, ip_network
+from secrets import randbits
+from typing import Any
+
+from vxlanfast._ext.node.mesh import Mesh
+from vxlanfast._ext.table.conn import ConnTable
+from vxlanfast._ext.table.dest import DestTable
+from vxlanfast._ext.table.net import NetTable
+from vxlanfast._ext.table.service import ServiceTable
+from vxlanfast._ext.table.tcpstate import NAMES
+from vxlanfast.addr import parse_ip
+from vxlanfast.errors import SpecError, TableFullError
+from vxlanfast.node_spec import NodeSpec
+from vxlanfast.service_spec import PROTOCOLS, MeshSpec, ServerSpec, ServiceSpec
+
+#: How connections of other protocols than TCP are called, as ipvsadm does.
+_PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP", 1: "ICMP", 58: "ICMPv6", 33: "DCCP", 136: "UDPL"}
+DOMAINS_MAX = 65534
+_MASQ = 16
+_ANSWERED = 8
+
+
+def family_of(text: str) -> int:
+    """4 or 6."""
+    return 4 if len(parse_ip(text)) == 4 else 6
+
+
+class MeshState:
+    """The tables of services and connections, and the numbers by which names are known in them."""
+
+    def __init__(self, spec: MeshSpec) -> None:
+        self.seed = randbits(64) if spec.seed is None else spec.seed
+        self.spec = spec
+        self.services = ServiceTable(spec.services, servers=spec.servers, seed=self.seed)
+        self.conns = ConnTable(spec.connections, source_limit=spec.source_limit, seed=self.seed)
+        self.domains: dict[str, int] = {}
+        self.numbers: dict[tuple[str, int], int] = {}  # (service, family): number
+        self.servers: dict[tuple[int, bytes, int], int] = {}  # (number, address, port): number
+
+    def domain(self, name: str) -> int:
+        """The number of a domain's name, which it keeps for good."""
+        if name not in self.domains and len(self.domains) >= DOMAINS_MAX:
+            raise TableFullError(f"all {DOMAINS_MAX} numbers of routing domains are taken")
+        return self.domains.setdefault(name, len(self.domains))
+
+    def node(self, nets: NetTable, dests: DestTable, spec: MeshSpec) -> Mesh:
+        """The node of a compiled plane."""
+        mesh = Mesh(
+            nets, dests, self.services, self.conns, exact=spec.semantics == "ipvs", reuse=spec.reuse,
+            forget=spec.forget, sloppy=spec.sloppy, seed=self.seed,
+        )  # fmt: skip
+        mesh.set_timeouts(tcp_s=spec.tcp_s, fin_s=spec.fin_s, udp_s=spec.udp_s)
+        return mesh
+
+    def check(self, spec: NodeSpec) -> None:
+        """What cannot be applied is said before anything is changed."""
+        for key in ("connections", "source_limit", "services", "servers", "seed"):
+            if getattr(spec.mesh, key) != getattr(self.spec, key):
+                raise SpecError(f"mesh: {key}: it is set when a plane is made, and stays")
+        wanted = {(s.name, family) for s in spec.service for family in s.families}
+        if len(wanted) > self.spec.services:
+            raise TableFullError(f"all {self.spec.services} services are taken")
+        servers = sum(family_of(one.address) in s.families for s in spec.service for one in s.server)
+        if servers + self.services.n_removed > self.spec.servers:
+            raise TableFullError(f"all {self.spec.servers} servers are taken")
+
+    def reconcile(self, spec: NodeSpec, mesh: Mesh, now_ns: int = 0) -> None:
+        """Be what the spec says, and touch nothing that is so already: connections, cursors and counts go on."""
+        by_name = {network.name: network for network in spec.network}
+        wanted = {(s.name, family): s for s in spec.service for family in s.families}
+        for key in self.numbers.keys() - wanted.keys():
+            self._remove(key, mesh, now_ns)
+        for (name, family), service in wanted.items():
+            matches = list(self._matches(service, family, by_name))
+            number = self.numbers.get((name, family))
+            if number is None:
+                domain, packed, proto, port, *rest = matches[0]
+                number = self.services.add(
+                    domain, packed, proto=proto, port=port, last=rest[0], target=rest[1], sources=rest[2],
+                    scheduler=service.scheduler, fallback=service.fallback, with_port=service.with_port,
+                    exact=spec.mesh.semantics == "ipvs",
+                )  # fmt: skip
+                self.numbers[name, family] = number
+                matches = matches[1:]
+            else:
+                self.services.set_scheduler(
+                    number, service.scheduler, fallback=service.fallback, with_port=service.with_port
+                )
+                self.services.matches.remove_service(number)
+            for domain, packed, proto, port, last, target, sources in matches:
+                self.services.matches.add(
+                    domain, packed, number, proto=proto, port=port, last=last, target=target, sources=sources
+                )
+            masq = next((parse_ip(text) for text in service.masquerade if family_of(text) == family), None)
+            home = service.servers_in or service.virtual[0].network
+            self.services.set_policy(
+                number, out_domain=self.domain(by_name[home].routed_with), masq=masq, hairpin=masq is None,
+                tcp_s=service.tcp_s, fin_s=service.fin_s, udp_s=service.udp_s, persist_s=service.persistent_s,
+                persist_len=service.persistent4 if family == 4 else service.persistent6,
+            )  # fmt: skip
+            self._servers(number, [s for s in service.server if family_of(s.address) == family], mesh, now_ns)
+
+    def _matches(self, service: ServiceSpec, family: int, networks: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+        for virtual in service.virtual:
+            if family_of(virtual.address) != family:
+                continue
+            first, last = virtual.ports
+            sources = [(ip_network(text).network_address.packed, ip_network(text).prefixlen) for text in virtual.sources]
+            domain = self.domain(networks[virtual.network].routed_with)
+            yield domain, parse_ip(virtual.address), PROTOCOLS[virtual.protocol], first, last, virtual.target, sources
+
+    def _servers(self, number: int, wanted: Sequence[ServerSpec], mesh: Mesh, now_ns: int) -> None:
+        keys = {(number, parse_ip(s.address), s.port): s for s in wanted}
+        for key in [key for key in self.servers if key[0] == number and key not in keys]:
+            mesh.remove_server(self.servers.pop(key), now_ns)
+        have = {row["server"]: row for row in self.services.servers_of(number)}
+        for key, server in keys.items():
+            if key not in self.servers:
+                self.servers[key] = self.services.add_server(
+                    number, key[1], port=server.port, weight=server.weight, upper=server.upper, lower=server.lower
+                )
+                continue
+            row = have[self.servers[key]]
+            change = {
+                name: getattr(server, name)
+                for name in ("weight", "upper", "lower")
+                if row[name] != getattr(server, name)
+            }
+            if change:
+                self.services.set_server(self.servers[key], **change)
+
+    def _remove(self, key: tuple[str, int], mesh: Mesh, now_ns: int) -> None:
+        number = self.numbers.pop(key)
+        for place in [place for place in self.servers if place[0] == number]:
+            mesh.remove_server(self.servers.pop(place), now_ns)
+        self.services.remove(number)
+
+    def forget_domains(self, names: Sequence[str], mesh: Mesh) -> None:
+        """Connections of networks that are gone go with them."""
+        numbers = {self.domains[name] for name in names if name in self.domains}
+        if not numbers:
+            return
+        for row in list(self.conns.rows()):
+            if row["domain"] in numbers or row["server_domain"] in numbers:
+                mesh.end_connection(row["number"])
+
+    # --- single changes ---------------------------------------------------------------------------------
+
+    def service_number(self, name: str, address: str) -> int:
+        """The number of a service, of an address's family. SpecError: no such service."""
+        number = self.numbers.get((name, family_of(address)))
+        if number is None:
+            known = ", ".join(sorted({one for one, _ in self.numbers})) or "none"
+            raise SpecError(f"service {name!r}, IPv{family_of(address)}: there are {known}")
+        return number
+
+    def server_number(self, service: str, address: str, port: int) -> int:
+        """The number of a real server. SpecError: no such server."""
+        number = self.service_number(service, address)
+        found = self.servers.get((number, parse_ip(address), port))
+        if found is None:
+            raise SpecError(f"service {service}: no server {address} port {port}")
+        return found
+
+    def set_server(self, service: str, address: str, port: int, **change: int) -> None:
+        """As ``ipvsadm -e``."""
+        self.services.set_server(self.server_number(service, address, port), **change)
+
+    def add_server(self, service: str, server: ServerSpec) -> None:
+        """As ``ipvsadm -a``."""
+        number = self.service_number(service, server.address)
+        key = number, parse_ip(server.address), server.port
+        if key in self.servers:
+            raise SpecError(f"service {service}: server {server.address} port {server.port}: it has it")
+        try:
+            self.servers[key] = self.services.add_server(
+                number, key[1], port=server.port, weight=server.weight, upper=server.upper, lower=server.lower
+            )
+        except OverflowError as error:
+            raise TableFullError(str(error)) from None
+
+    def remove_server(self, service: str, address: str, port: int, mesh: Mesh, now_ns: int) -> int:
+        """As ``ipvsadm -d``: how many connections went with it."""
+        found = self.server_number(service, address, port)
+        del self.servers[self.service_number(service, address), parse_ip(address), port]
+        return mesh.remove_server(found, now_ns)
+
+    # --- to see it --------------------------------------------------------------------------------------
+
+    def service_rows(self) -> Iterator[dict[str, Any]]:
+        """Services in the order of their names: name, family, scheduler, matches, servers (newest first), counts."""
+        matches: dict[int, list[dict[str, Any]]] = {}
+        domains = {number: name for name, number in self.domains.items()}
+        names = {number: protocol for protocol, number in PROTOCOLS.items()}
+        for match in self.services.matches.rows():
+            matches.setdefault(match["service"], []).append(
+                {
+                    "domain": domains[match["domain"]], "address": str(ip_address(match["addr"])),
+                    "protocol": names[match["proto"]], "port": match["port"], "last": match["last"],
+                    "target": match["target"],
+                }
+            )  # fmt: skip
+        rows = {row["service"]: row for row in self.services.rows()}
+        for (name, family), number in sorted(self.numbers.items()):
+            row = rows[number]
+            yield {
+                "name": name, "family": family, "scheduler": row["scheduler"], "virtual": matches.get(number, []),
+                "connections": row["connections"], "refused": row["refused"],
+                "servers": [{**s, "addr": str(ip_address(s["addr"]))} for s in row["servers"]],
+            }  # fmt: skip
+
+    def connection_rows(self, now_ns: int) -> Iterator[dict[str, Any]]:
+        """Connections: protocol, state, seconds left at ``now_ns``, client, virtual, masquerade, server, each with its port."""
+        for row in self.conns.rows():
+            state = _PROTOCOLS.get(row["proto"], str(row["proto"]))
+            if row["proto"] == PROTOCOLS["tcp"]:
+                state = NAMES[row["state"]]
+            yield {
+                "protocol": _PROTOCOLS.get(row["proto"], str(row["proto"])), "state": state,
+                "left_s": max(0, row["expires_ns"] - now_ns) // 1_000_000_000,
+                "client": str(ip_address(row["client"])), "cport": row["cport"],
+                "virtual": str(ip_address(row["virtual"])), "vport": row["vport"],
+                "server": str(ip_address(row["address"])), "port": row["port"],
+                "masquerade": str(ip_address(row["masq"])) if row["flags"] & _MASQ else None,
+                "mport": row["mport"], "answered": bool(row["flags"] & _ANSWERED),
+            }  # fmt: skip

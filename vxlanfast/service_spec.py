@@ -1,0 +1,190 @@
+"""What services there are, as frozen data: virtual addresses, published ports, real servers. Part of ``node.toml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from vxlanfast.addr import parse_ip
+from vxlanfast.checks import address, among, rule_error
+from vxlanfast.errors import SpecError
+
+PROTOCOLS = {"any": 0, "tcp": 6, "udp": 17, "sctp": 132}
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh")
+SEMANTICS = ("fixed", "ipvs")
+TIMEOUT_MAX_S = 31 * 86400
+
+
+def parse_ports(key: str, value: int | str) -> tuple[int, int]:
+    """A port, or a range of them as "8000-8010": the first and the last."""
+    first, dash, last = str(value).partition("-")
+    if not first.isdigit() or (dash and not last.isdigit()):
+        raise rule_error(key, value, 'a port, or a range such as "8000-8010"')
+    ports = int(first), int(last) if dash else int(first)
+    if not 1 <= ports[0] <= ports[1] <= 65535:
+        raise rule_error(key, value, "1 to 65535, the first not above the last")
+    return ports
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSpec:
+    """A real server. ``port`` 0: the one that the client used. ``weight`` 0: drained, it keeps what it has and gets no more.
+
+    ``upper``: connections from which on it gets no more, until there are fewer than ``lower`` (0: three quarters).
+    """
+
+    address: str
+    port: int = 0
+    weight: int = 1
+    upper: int = 0
+    lower: int = 0
+
+    def __post_init__(self) -> None:
+        address("address", self.address)
+        among("port", self.port, 0, 65535)
+        among("weight", self.weight, 0, 65535)
+        among("upper", self.upper, 0, (1 << 32) - 1)
+        among("lower", self.lower, 0, self.upper)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualSpec:
+    """Where clients find a service: an ``address`` of a ``network``, with a ``port`` (or a range) of a ``protocol``, or with
+    any port of any protocol, which is what Swarm's firewall marks amount to.
+
+    ``target``: what the (first) port becomes, 0: the server's own, else none changes. ``sources``: prefixes that clients
+    must be of; none: anybody.
+    """
+
+    network: str
+    address: str
+    protocol: str = "any"
+    port: int | str = 0
+    target: int = 0
+    sources: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        size = len(address("address", self.address))
+        if self.protocol not in PROTOCOLS:
+            raise rule_error("protocol", self.protocol, ", ".join(PROTOCOLS))
+        if (self.protocol == "any") != (self.port == 0):
+            raise rule_error("port", self.port, "a protocol and a port, or neither: any port of any protocol")
+        first, last = self.ports
+        among("target", self.target, 0, 65535 - (last - first))
+        for text in self.sources:
+            try:
+                prefix = ip_network(text)
+            except ValueError:
+                raise rule_error("sources", text, "a prefix without host bits, such as 10.0.0.0/8") from None
+            if len(prefix.network_address.packed) != size:
+                raise rule_error("sources", text, f"of the family of {self.address}")
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """The first and the last; 0 and 0: any."""
+        return (0, 0) if self.port == 0 else parse_ports("port", self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSpec:
+    """A service: where clients find it, who serves it, and how a server is chosen.
+
+    ``scheduler``: rr, wrr, lc, wlc, sed, nq, sh, dh or mh, as IPVS defines them; of the hashing ones, ``fallback``: an
+    overloaded server's clients go to others, ``with_port``: the client's port counts. ``masquerade``: an address that
+    servers see in place of the client's, one of a family; none: they see the client. ``persistent_s``: clients of one
+    prefix (``persistent4``, ``persistent6`` bits) stay with their server so long. ``tcp_s`` (open), ``fin_s`` (being
+    closed), ``udp_s``: seconds after which a silent connection goes, 0 for the node's. ``servers_in``: the network that
+    servers are reached from, where it is not that of the clients.
+    """
+
+    name: str
+    scheduler: str = "rr"
+    fallback: bool = False
+    with_port: bool = False
+    masquerade: tuple[str, ...] = ()
+    persistent_s: int = 0
+    persistent4: int = 32
+    persistent6: int = 128
+    tcp_s: int = 0
+    fin_s: int = 0
+    udp_s: int = 0
+    servers_in: str = ""
+    virtual: tuple[VirtualSpec, ...] = ()
+    server: tuple[ServerSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.scheduler not in SCHEDULERS:
+            raise rule_error("scheduler", self.scheduler, ", ".join(SCHEDULERS))
+        sizes = [len(address("masquerade", text)) for text in self.masquerade]
+        if len(set(sizes)) < len(sizes):
+            raise rule_error("masquerade", list(self.masquerade), "one address of a family")
+        among("persistent4", self.persistent4, 0, 32)
+        among("persistent6", self.persistent6, 0, 128)
+        for key in ("persistent_s", "tcp_s", "fin_s", "udp_s"):
+            among(key, getattr(self, key), 0, TIMEOUT_MAX_S)
+        seen: set[tuple[bytes, int]] = set()
+        for server in self.server:
+            place = parse_ip(server.address), server.port
+            if place in seen:
+                raise rule_error("server", f"{server.address} port {server.port}", "given twice")
+            seen.add(place)
+        networks = {virtual.network for virtual in self.virtual}
+        if len(networks) > 1 and not self.servers_in:
+            raise rule_error("servers_in", "", f"needed where clients are in several networks: {', '.join(sorted(networks))}")
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """4, 6 or both: those that it has a virtual address of."""
+        return tuple(sorted({4 if len(parse_ip(v.address)) == 4 else 6 for v in self.virtual}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshSpec:
+    """How a node keeps connections.
+
+    ``semantics``: "fixed" checks RSTs and FINs, opens a connection only when the client has seen the server's answer, and
+    does not wait for a server that is gone with datagrams; "ipvs" does what the kernel does, exactly. ``connections``: at most;
+    ``source_limit``: of one client, 0 for any number. ``tcp_s``, ``fin_s``, ``udp_s``: as ``ipvsadm --set``. ``reuse``,
+    ``forget``, ``sloppy``: IPVS's conn_reuse_mode, expire_nodest_conn and sloppy_tcp. ``seed``: of hashes and source
+    ports, None for a new one at each start.
+    """
+
+    semantics: str = "fixed"
+    connections: int = 1 << 20
+    source_limit: int = 0
+    services: int = 1024
+    servers: int = 16384
+    tcp_s: int = 900
+    fin_s: int = 120
+    udp_s: int = 300
+    reuse: bool = True
+    forget: bool = False
+    sloppy: bool = False
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.semantics not in SEMANTICS:
+            raise rule_error("semantics", self.semantics, " or ".join(SEMANTICS))
+        among("connections", self.connections, 1, 1 << 28)
+        among("source_limit", self.source_limit, 0, 1 << 28)
+        among("services", self.services, 1, 1 << 20)
+        among("servers", self.servers, 1, 1 << 20)
+        for key in ("tcp_s", "fin_s", "udp_s"):
+            among(key, getattr(self, key), 1, TIMEOUT_MAX_S)
+        if self.seed is not None:
+            among("seed", self.seed, 0, (1 << 64) - 1)
+
+
+def check_services(services: tuple[ServiceSpec, ...]) -> None:
+    """No port of an address is two services'. SpecError names both."""
+    taken: list[tuple[str, bytes, str, int, int, str]] = []
+    for service in services:
+        for virtual in service.virtual:
+            first, last = virtual.ports
+            packed = parse_ip(virtual.address)
+            for network, other, protocol, low, high, name in taken:
+                same = (network, other, protocol) == (virtual.network, packed, virtual.protocol)
+                if same and low <= last and first <= high:
+                    what = f"{virtual.protocol} {virtual.address} port {virtual.port}" if first else virtual.address
+                    raise SpecError(f"services {name} and {service.name} both have {what} of network {network}")
+            taken.append((virtual.network, packed, virtual.protocol, first, last, service.name))
