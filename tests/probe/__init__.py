@@ -33,9 +33,10 @@ def core() -> Path:
     return Path(next(iter(vxlanfast._ext.__path__)))
 
 
-def build(source: Path = HERE / "wire_probe.pyx") -> ModuleType:
+def build(source: Path) -> ModuleType:
     """The module compiled from ``source``, built unless exactly this has been built before."""
-    inputs = [source, Path(__file__), ROOT / "setup.py", *sorted(core().rglob("*.pxd")), *sorted(core().rglob("*.h"))]
+    inputs = [source, Path(__file__), ROOT / "setup.py", *sorted(HERE.glob("*.pxd"))]
+    inputs += [*sorted(core().rglob("*.pxd")), *sorted(core().rglob("*.h"))]
     digest = hashlib.sha256(f"{sys.version} {importlib.metadata.version('cython')} {core()}".encode())
     for path in inputs:
         digest.update(path.read_bytes())
@@ -94,6 +95,8 @@ def _compile(source: Path, room: Path) -> None:
         source = source.relative_to(ROOT)
     else:
         os.chdir(room)  # away from the checkout: what is not shipped is not found
+        if source.with_suffix(".pxd").exists():
+            shutil.copy(source.with_suffix(".pxd"), room)
         source = Path(shutil.copy(source, room)).relative_to(room)
     extension = Extension(source.stem, [str(source)], extra_compile_args=cflags, extra_link_args=ldflags)
     modules = cythonize([extension], force=True, quiet=True, compiler_directives=directives)
