@@ -31,7 +31,7 @@ def test_all_of_them_in_one_module(tmp_path: Path):
     assert module.rows(PacketBatch()) == 0
 
 
-@pytest.mark.parametrize("name", ["csum", "flow"])
+@pytest.mark.parametrize("name", ["crc32c", "csum", "flow"])
 def test_one_alone(tmp_path: Path, name: str):
     """Those with C code in them, by the form of cimport that Cython's own search for include folders overlooks."""
     source = tmp_path / f"cimport_{name}.pyx"

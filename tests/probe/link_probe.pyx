@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from tests.probe.exact cimport Exact, blank, outcome
 cimport vxlanfast._ext.wire.arp as arp
+cimport vxlanfast._ext.wire.crc32c as crc32c
 cimport vxlanfast._ext.wire.csum as csum
 cimport vxlanfast._ext.wire.ecn as ecn
 cimport vxlanfast._ext.wire.endian as endian
@@ -192,6 +193,15 @@ def csum_l4_ok(header, uint8_t version, source, uint8_t proto):
     cdef Exact h = Exact(header, 20 if version == 4 else 40)
     cdef Exact b = Exact(source)
     return bool(csum.csum_l4_ok(h.p, version, b.p, b.n, proto))
+
+
+# crc32c
+
+
+def crc32c_of(source, uint32_t lead=0, uint32_t crc=crc32c.CRC32C_START):
+    """By the way this processor takes, and by the tables."""
+    cdef Exact b = Exact(source, 0, lead)
+    return crc32c.crc32c(crc, b.p, b.n), crc32c.crc32c_plain(crc, b.p, b.n)
 
 
 # eth

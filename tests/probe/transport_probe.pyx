@@ -1,7 +1,8 @@
-"""UDP and TCP. See ``exact``."""
+"""UDP, TCP and SCTP. See ``exact``."""
 from libc.stdint cimport uint8_t, uint32_t
 
 from tests.probe.exact cimport Exact, blank, outcome
+cimport vxlanfast._ext.wire.sctp as sctp
 cimport vxlanfast._ext.wire.tcp as tcp
 cimport vxlanfast._ext.wire.udp as udp
 
@@ -176,4 +177,91 @@ def tcp_csum_ok(header, uint8_t version, source):
 def tcp_write(src, dst, seq, ack, flags, window):
     cdef Exact b = blank(tcp.TCP_HDR_LEN)
     tcp.tcp_write(b.p, src, dst, seq, ack, flags, window)
+    return b.out()
+
+
+# sctp
+
+
+def sctp_check(source):
+    cdef Exact b = Exact(source)
+    return sctp.sctp_check(b.p, b.n)
+
+
+def sctp_src(source):
+    cdef Exact b = Exact(source, 12)
+    return sctp.sctp_src(b.p)
+
+
+def sctp_dst(source):
+    cdef Exact b = Exact(source, 12)
+    return sctp.sctp_dst(b.p)
+
+
+def sctp_vtag(source):
+    cdef Exact b = Exact(source, 12)
+    return sctp.sctp_vtag(b.p)
+
+
+def sctp_csum(source):
+    cdef Exact b = Exact(source, 12)
+    return sctp.sctp_csum(b.p)
+
+
+def sctp_chunk(source):
+    """None where there is none."""
+    cdef Exact b = Exact(source, 12)
+    kind = sctp.sctp_chunk(b.p, b.n)
+    return None if kind == sctp.SCTP_CHUNK_NONE else kind
+
+
+def sctp_chunks(source):
+    """The whole walk: ``[(offset, type)]``."""
+    cdef Exact b = Exact(source, 12)
+    cdef uint32_t at = sctp.SCTP_HDR_LEN
+    found = []
+    while at and sctp.sctp_chunk_at(b.p, b.n, at) != sctp.SCTP_CHUNK_NONE:
+        found.append((at, sctp.sctp_chunk_at(b.p, b.n, at)))
+        at = sctp.sctp_next(b.p, b.n, at)
+    return found
+
+
+def sctp_chunk_at(source, uint32_t at):
+    cdef Exact b = Exact(source, 12)
+    kind = sctp.sctp_chunk_at(b.p, b.n, at)
+    return None if kind == sctp.SCTP_CHUNK_NONE else kind
+
+
+def sctp_csum_ok(source):
+    cdef Exact b = Exact(source, 12)
+    return bool(sctp.sctp_csum_ok(b.p, b.n))
+
+
+def sctp_set_src(source, value):
+    cdef Exact b = Exact(source, 12)
+    sctp.sctp_set_src(b.p, value)
+    return b.out()
+
+
+def sctp_set_dst(source, value):
+    cdef Exact b = Exact(source, 12)
+    sctp.sctp_set_dst(b.p, value)
+    return b.out()
+
+
+def sctp_set_vtag(source, value):
+    cdef Exact b = Exact(source, 12)
+    sctp.sctp_set_vtag(b.p, value)
+    return b.out()
+
+
+def sctp_set_csum(source):
+    cdef Exact b = Exact(source, 12)
+    sctp.sctp_set_csum(b.p, b.n)
+    return b.out()
+
+
+def sctp_write(src, dst, vtag):
+    cdef Exact b = blank(sctp.SCTP_HDR_LEN)
+    sctp.sctp_write(b.p, src, dst, vtag)
     return b.out()
