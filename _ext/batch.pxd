@@ -35,6 +35,7 @@ cdef struct Columns:
     uint16_t *l4
     uint16_t *outer_l3      # offsets in the frame at `outer`, valid where there is one
     uint16_t *outer_l4
+    uint16_t *cut           # IP length of the largest fragment the packet came in, which Fit cuts it to again; 0: it came whole
     uint8_t *verdict
     uint8_t *rule           # in the plane: why it goes there
     uint8_t *head_len
@@ -117,6 +118,7 @@ cdef inline void rows_init(Columns *c, uint32_t first, uint32_t count) noexcept 
     memset(c.port_out + first, 0, count * sizeof(uint16_t))
     memset(c.l3 + first, 0xFF, count * sizeof(uint16_t))
     memset(c.l4 + first, 0xFF, count * sizeof(uint16_t))
+    memset(c.cut + first, 0, count * sizeof(uint16_t))
     memset(c.verdict + first, 0, count)
     memset(c.head_len + first, 0, count)
 
@@ -142,6 +144,7 @@ cdef inline void row_copy(Columns *c, uint32_t src, uint32_t dst) noexcept nogil
     c.l4[dst] = c.l4[src]
     c.outer_l3[dst] = c.outer_l3[src]
     c.outer_l4[dst] = c.outer_l4[src]
+    c.cut[dst] = c.cut[src]
     c.verdict[dst] = c.verdict[src]
     c.rule[dst] = c.rule[src]
     c.head_len[dst] = c.head_len[src]

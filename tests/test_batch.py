@@ -20,6 +20,7 @@ COLUMNS = {
     "verdict": ("B", True), "vni": ("I", True), "ts_ns": ("q", True), "flow": ("I", True), "port_out": ("H", True),
     "port_in": ("H", False), "offsets": ("I", False), "lengths": ("I", False), "wire_lengths": ("I", False),
     "head_lengths": ("B", False), "link": ("H", False), "l3": ("H", False), "l4": ("H", False),
+    "cut": ("H", False),
 }  # fmt: skip
 SIZES = {"B": 1, "H": 2, "I": 4, "q": 8}
 SPEC = TunnelSpec(vni=42, src="192.0.2.1", dst="192.0.2.2")

@@ -128,6 +128,7 @@ cdef inline bint become_error(Columns *c, uint32_t i, const Net *net, uint32_t l
     c.off[i] += l3
     c.len[i] = quoted
     c.wire_len[i] = c.head_len[i] + quoted
+    c.cut[i] = 0
     c.dest[i] = c.origin[i]
     c.rule[i] = rule
     return True
