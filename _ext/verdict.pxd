@@ -81,6 +81,11 @@ cpdef enum Verdict:
     DROP_PORTS_FULL = 120
     DROP_UNRELATED = 121
     DROP_SOURCE_REFUSED = 122
+    # DROP, inner fragments on their way to be translated.
+    DROP_INNER_FRAGMENT_HELD = 112
+    DROP_INNER_FRAGMENT_OVERLAP = 113
+    DROP_INNER_FRAGMENT_BAD = 114
+    DROP_INNER_FRAGMENT_DUPLICATE = 115
 
 
 cpdef enum Rule:

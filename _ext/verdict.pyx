@@ -65,6 +65,10 @@ SENTENCES = {
     Verdict.DROP_PORTS_FULL: "no source port left to masquerade it with",
     Verdict.DROP_SOURCE_REFUSED: "its client is not of the prefixes that the port is open to",
     Verdict.DROP_UNRELATED: "ICMP error about no connection, or with a wrong checksum",
+    Verdict.DROP_INNER_FRAGMENT_HELD: "inner fragment, held for its datagram",
+    Verdict.DROP_INNER_FRAGMENT_OVERLAP: "inner fragment overlapping another: its datagram is dropped",
+    Verdict.DROP_INNER_FRAGMENT_BAD: "inner fragment of impossible offset, length or number, cut, or with a wrong header checksum",
+    Verdict.DROP_INNER_FRAGMENT_DUPLICATE: "inner fragment seen before",
 }
 
 RULES = {

@@ -155,6 +155,7 @@ PacketBatch
     clear()
     copy()
     counts()
+    property cut
     property dest
     enter_by(ports)
     property exports
@@ -344,6 +345,10 @@ Verdict (IntEnum)
     DROP_TTL = 103
     DROP_NO_ROUTE = 104
     DROP_NO_NEIGHBOUR = 105
+    DROP_INNER_FRAGMENT_HELD = 112
+    DROP_INNER_FRAGMENT_OVERLAP = 113
+    DROP_INNER_FRAGMENT_BAD = 114
+    DROP_INNER_FRAGMENT_DUPLICATE = 115
 VxlanFastError (Exception)
 decap(
     packet: Buffer,

@@ -26,7 +26,16 @@ cdef struct FragKey:
     uint32_t ident
     uint8_t version
     uint8_t proto           # IPv4 only (RFC 791 §3.2); RFC 8200 §4.5 has it not in the key
-    uint16_t link           # of its frames: the row that completes it takes the first one's headers
+    uint16_t realm          # what else keeps datagrams apart: outside the link type of the frames, inside the network's number
+
+
+cdef struct FragHead:
+    const uint8_t *hdr      # what stands before a fragment's payload: link and network headers
+    uint32_t hdr_len
+    uint32_t hdr_l3         # offset of the network header in them …
+    uint32_t hdr_cut        # … and of the IPv6 fragment header; 0 for IPv4
+    uint32_t packet_len     # of the IP packet, as it says; of a datagram: its largest fragment's
+    uint8_t marks           # bits that a datagram gathers from its fragments
 
 
 cdef struct FragPiece:
@@ -48,8 +57,10 @@ cdef struct FragDatagram:
     uint32_t bucket_next
     uint32_t older          # by time of the first fragment
     uint32_t newer
-    uint16_t hdr_l3         # offset of the network header in them
-    uint16_t hdr_cut        # … and of the IPv6 fragment header; 0 for IPv4
+    uint32_t largest        # IP packet of a fragment
+    uint16_t hdr_l3
+    uint16_t hdr_cut
+    uint8_t marks
     bint dead               # overlapped: what is still to come is dropped too
 
 
@@ -83,8 +94,7 @@ cdef class FragmentTable:
     cdef uint32_t found     # the datagram the last add was for
 
     cdef FragResult add(self, const FragKey *key, uint32_t off, const uint8_t *payload, uint32_t n, bint more,
-                        const uint8_t *hdr, uint32_t hdr_len, uint32_t hdr_l3, uint32_t hdr_cut,
-                        int64_t now_ns) noexcept nogil
+                        const FragHead *head, int64_t now_ns) noexcept nogil
     cdef uint32_t hash_key(self, const FragKey *key) noexcept nogil
     cdef uint32_t find(self, const FragKey *key, uint32_t bucket) noexcept nogil
     cdef void remove(self, uint32_t d) noexcept nogil
@@ -96,4 +106,4 @@ cdef class FragmentTable:
     cdef void expire(self, int64_t now_ns) noexcept nogil
     cdef FragResult overlap(self, uint32_t d) noexcept nogil
     cdef uint32_t datagram_len(self) noexcept nogil
-    cdef void take(self, uint8_t *dst, uint32_t *hdr_len, uint32_t *l3, uint32_t *cut) noexcept nogil
+    cdef void take(self, uint8_t *dst, FragHead *head) noexcept nogil

@@ -138,16 +138,15 @@ cdef class FragmentTable:
             block = self.m.block_next[block]
 
     cdef FragResult add(self, const FragKey *key, uint32_t off, const uint8_t *payload, uint32_t n, bint more,
-                        const uint8_t *hdr, uint32_t hdr_len, uint32_t hdr_l3, uint32_t hdr_cut,
-                        int64_t now_ns) noexcept nogil:
-        """One fragment: ``n`` bytes at ``off`` of its datagram's payload; ``hdr`` what stood before it."""
+                        const FragHead *head, int64_t now_ns) noexcept nogil:
+        """One fragment: ``n`` bytes at ``off`` of its datagram's payload; ``head`` what stood before it."""
         cdef uint32_t bucket = self.hash_key(key), d, piece, blocks
         cdef uint32_t *link
         cdef FragDatagram *g
         cdef FragPiece *q
         self.expire(now_ns)
         d = self.find(key, bucket)
-        if (n == 0 or off + n > FRAG_DATAGRAM_MAX or (more and n & 7) or hdr_len > FRAG_HDR_MAX
+        if (n == 0 or off + n > FRAG_DATAGRAM_MAX or (more and n & 7) or head.hdr_len > FRAG_HDR_MAX
                 or (d != FRAG_NONE and self.m.datagrams[d].n_pieces == FRAG_PIECES_MAX)):
             return FRAG_BAD
         if d != FRAG_NONE and self.m.datagrams[d].dead:
@@ -173,7 +172,7 @@ cdef class FragmentTable:
                 return self.overlap(d)
         blocks = (n + FRAG_BLOCK_LEN - 1) // FRAG_BLOCK_LEN
         if off == 0:
-            blocks += (hdr_len + FRAG_BLOCK_LEN - 1) // FRAG_BLOCK_LEN
+            blocks += (head.hdr_len + FRAG_BLOCK_LEN - 1) // FRAG_BLOCK_LEN
         if not self.make_room(d, blocks):
             return FRAG_BAD
         if d == FRAG_NONE:
@@ -183,7 +182,7 @@ cdef class FragmentTable:
             g.key = key[0]
             g.first_ns = now_ns
             g.pieces = g.hdr_block = FRAG_NONE
-            g.n_pieces = g.held = g.total = g.hdr_len = 0
+            g.n_pieces = g.held = g.total = g.hdr_len = g.largest = g.marks = 0
             g.dead = False
             g.bucket_next = self.m.buckets[bucket]
             self.m.buckets[bucket] = d
@@ -210,11 +209,14 @@ cdef class FragmentTable:
         g.held += n
         if not more:
             g.total = off + n
+        if head.packet_len > g.largest:
+            g.largest = head.packet_len
+        g.marks |= head.marks
         if off == 0:
-            g.hdr_block = self.store(hdr, hdr_len)
-            g.hdr_len = hdr_len
-            g.hdr_l3 = <uint16_t>hdr_l3
-            g.hdr_cut = <uint16_t>hdr_cut
+            g.hdr_block = self.store(head.hdr, head.hdr_len)
+            g.hdr_len = head.hdr_len
+            g.hdr_l3 = <uint16_t>head.hdr_l3
+            g.hdr_cut = <uint16_t>head.hdr_cut
         self.found = d
         return FRAG_COMPLETE if g.total and g.held == g.total else FRAG_HELD
 
@@ -231,7 +233,7 @@ cdef class FragmentTable:
         cdef FragDatagram *g = &self.m.datagrams[self.found]
         return g.hdr_len + g.total
 
-    cdef void take(self, uint8_t *dst, uint32_t *hdr_len, uint32_t *l3, uint32_t *cut) noexcept nogil:
+    cdef void take(self, uint8_t *dst, FragHead *head) noexcept nogil:
         """Write the datagram just completed, as its first fragment's headers and the payload, and forget it."""
         cdef FragDatagram *g = &self.m.datagrams[self.found]
         cdef uint32_t piece = g.pieces
@@ -241,9 +243,12 @@ cdef class FragmentTable:
             q = &self.m.pieces[piece]
             self.load(q.block, dst + g.hdr_len + q.off, q.len)
             piece = q.next
-        hdr_len[0] = g.hdr_len
-        l3[0] = g.hdr_l3
-        cut[0] = g.hdr_cut
+        head.hdr = dst
+        head.hdr_len = g.hdr_len
+        head.hdr_l3 = g.hdr_l3
+        head.hdr_cut = g.hdr_cut
+        head.packet_len = g.largest
+        head.marks = g.marks
         self.tally.completed += 1
         self.tally.merged += g.n_pieces
         self.remove(self.found)

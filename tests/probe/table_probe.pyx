@@ -3,25 +3,34 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from vxlanfast._ext.table.fragments cimport FRAG_COMPLETE, FragKey, FragmentTable, FragResult
+from vxlanfast._ext.table.fragments cimport FRAG_COMPLETE, FragHead, FragKey, FragmentTable, FragResult
 from vxlanfast._ext.table.tunnels cimport TUNNEL_NONE, TunnelKey, TunnelTable
 
 
-def add(FragmentTable table, uint32_t ident, uint32_t off, bytes payload, bint more, bytes header, int64_t now_ns):
-    """One fragment of datagram ``ident``: the result's number, and where that completes it, header and payload."""
+def add(FragmentTable table, uint32_t ident, uint32_t off, bytes payload, bint more, bytes header, int64_t now_ns,
+        uint32_t packet_len=0, uint8_t marks=0):
+    """One fragment of datagram ``ident``: the result's number, and where that completes it, header, payload, and the rest."""
     cdef FragKey key
+    cdef FragHead head
     cdef FragResult result
-    cdef uint32_t hdr_len = 0, l3 = 0, cut = 0, n
+    cdef uint32_t n
     memset(&key, 0, sizeof(key))
     key.version = 4
     key.ident = ident
-    result = table.add(&key, off, payload, <uint32_t>len(payload), more, header, <uint32_t>len(header), 14, 3, now_ns)
+    head.hdr = header
+    head.hdr_len = <uint32_t>len(header)
+    head.hdr_l3 = 14
+    head.hdr_cut = 3
+    head.packet_len = packet_len
+    head.marks = marks
+    result = table.add(&key, off, payload, <uint32_t>len(payload), more, &head, now_ns)
     if result != FRAG_COMPLETE:
         return int(result), None
     n = table.datagram_len()
     whole = bytearray(b"\xa5" * n)
-    table.take(<uint8_t *>whole, &hdr_len, &l3, &cut)
-    return int(result), (bytes(whole[:hdr_len]), bytes(whole[hdr_len:]), l3, cut)
+    table.take(<uint8_t *>whole, &head)
+    parts = bytes(whole[:head.hdr_len]), bytes(whole[head.hdr_len:])
+    return int(result), (*parts, head.hdr_l3, head.hdr_cut, head.packet_len, head.marks)
 
 
 def find(TunnelTable table, uint32_t vni, uint32_t src, int version=4):
