@@ -113,6 +113,7 @@ cpdef enum Rule:
     RULE_RETURNED = 27
     RULE_MASQUERADED = 28
     RULE_RELATED = 29
+    RULE_RECUT = 30
     # The row is an ICMP error about the frame that came, and that frame goes no further.
     RULE_TTL = 32
     RULE_NO_ROUTE = 33

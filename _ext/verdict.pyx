@@ -91,6 +91,7 @@ RULES = {
     Rule.RULE_RETURNED: "answer of a server, from its service's address again",
     Rule.RULE_MASQUERADED: "masqueraded on its way out",
     Rule.RULE_RELATED: "ICMP error about a connection, rewritten as its packets are",
+    Rule.RULE_RECUT: "came in fragments: fragmented again",
     Rule.RULE_TTL: "ICMP time exceeded: TTL or hop limit used up",
     Rule.RULE_NO_ROUTE: "ICMP unreachable: no subnet of the network has the destination",
     Rule.RULE_NO_NEIGHBOUR: "ICMP unreachable: the destination has no neighbour or forwarding entry",

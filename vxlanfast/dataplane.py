@@ -92,7 +92,7 @@ class _Compiled:
         self.bridge = Bridge(self.nets, self.dests, self.fdb, Snoop(self.nets, self.dests, self.groups))
         self.mesh = mesh.node(self.nets, self.dests, spec.mesh)
         self.route = Route(self.nets, self.dests, self.fdb, self.neigh, mesh.conns)
-        self.fit = Fit(self.nets, self.dests)
+        self.fit = Fit(self.nets, self.dests, seed=spec.seed)
         self.send = Send(self.dests, self.tunnels)
 
     def add_network(
@@ -220,6 +220,7 @@ class _Compiled:
             nets[number] = NONE if found is None else found
         self.nets.adopt(other.nets)
         self.groups.adopt(other.groups, dests, nets)
+        self.fit.idents = other.fit.idents
         return self.fdb.adopt(other.fdb, dests, nets)
 
     @property

@@ -21,7 +21,8 @@ from vxlanfast._ext.wire.ecn cimport ECN_CE, ECN_MASK, ECN_NOT_ECT
 from vxlanfast._ext.wire.endian cimport load_be16, store_be16
 from vxlanfast._ext.wire.ip cimport IpPacket, ip_parse
 from vxlanfast._ext.wire.ipv4 cimport (
-    IP_PROTO_AH, IPV4_OFF_CSUM, IPV4_OFF_FRAG, IPV4_OFF_SRC, IPV4_OFF_TOS, IPV4_OFF_TOTAL_LEN, ipv4_csum_ok, ipv4_hdr_len,
+    IP_PROTO_AH, IPV4_DF, IPV4_OFF_CSUM, IPV4_OFF_FRAG, IPV4_OFF_SRC, IPV4_OFF_TOS, IPV4_OFF_TOTAL_LEN, ipv4_csum_ok,
+    ipv4_frag, ipv4_hdr_len,
 )
 from vxlanfast._ext.wire.ipv6 cimport (
     IPV6_FRAG_HDR_LEN, IPV6_HDR_LEN, IPV6_OFF_NEXT, IPV6_OFF_PAYLOAD_LEN, IPV6_OFF_SRC, ipv6_traffic_class,
@@ -32,13 +33,13 @@ cdef enum:
     MARK_CE = 1 << ECN_CE
 
 
-cdef inline void join_ipv4(uint8_t *ip, uint32_t payload_len, bint ce) noexcept nogil:
-    """The first fragment's header as the whole datagram's."""
+cdef inline void join_ipv4(uint8_t *ip, uint32_t payload_len, bint ce, uint16_t flags) noexcept nogil:
+    """The first fragment's header as the whole datagram's. ``flags``: DF, where the largest fragment had it, as Linux has it."""
     cdef uint32_t n = ipv4_hdr_len(ip)
     if ce:
         ip[IPV4_OFF_TOS] |= ECN_CE
     store_be16(ip + IPV4_OFF_TOTAL_LEN, <uint16_t>(n + payload_len))
-    store_be16(ip + IPV4_OFF_FRAG, 0)
+    store_be16(ip + IPV4_OFF_FRAG, flags)
     store_be16(ip + IPV4_OFF_CSUM, 0)
     store_be16(ip + IPV4_OFF_CSUM, csum_finish(csum_short(ip, n)))
 
@@ -86,7 +87,9 @@ cdef inline FragResult join_row(Columns *c, uint32_t i, uint32_t l3, const IpPac
     head.hdr_l3 = l3
     head.hdr_cut = l3 + ip.fragment if ip.fragment else 0
     head.packet_len = ip.end
+    head.flags = 0
     if ip.version == 4:
+        head.flags = ipv4_frag(p + l3) & IPV4_DF
         key.proto = ip.proto
         memcpy(key.addrs, p + l3 + IPV4_OFF_SRC, 8)
         head.marks = 1 << (p[l3 + IPV4_OFF_TOS] & ECN_MASK)
@@ -112,7 +115,7 @@ cdef inline FragResult join_row(Columns *c, uint32_t i, uint32_t l3, const IpPac
         join_ipv6(c.arena + at + head.hdr_l3, head.hdr_cut - head.hdr_l3, size, ce)
         head.hdr_len -= IPV6_FRAG_HDR_LEN
     else:
-        join_ipv4(c.arena + at + head.hdr_l3, size, ce)
+        join_ipv4(c.arena + at + head.hdr_l3, size, ce, head.flags)
     size += head.hdr_len
     c.arena_len = at + size
     c.off[i] = <uint32_t>at
@@ -123,6 +126,7 @@ cdef inline FragResult join_row(Columns *c, uint32_t i, uint32_t l3, const IpPac
 cdef inline Verdict defrag_row(Columns *c, uint32_t i, uint32_t *l3, FragmentTable table, bint *no_memory) noexcept nogil:
     """An Ethernet row without headers in front, whose IP header is at ``l3``: PASS if it is no fragment, or now a datagram.
 
+    Nothing is said of what is no fragment: it may be no IP packet at all, or a broken one.
     A datagram's ``l3`` may be another (its first fragment's), ``cut`` is set, and its memory is its own. Fragments of two
     networks never meet (``net``). No fragment that Linux would drop passes: one with a wrong header checksum, and a datagram
     of fragments that do and do not know ECN. The arena may grow: pointers into it are to be taken anew.
@@ -134,7 +138,12 @@ cdef inline Verdict defrag_row(Columns *c, uint32_t i, uint32_t *l3, FragmentTab
     cdef FragResult result
     if wire_n < n:
         wire_n = n
-    if ip_parse(load_be16(p + l3[0] - 2), p + l3[0], n - l3[0], wire_n - l3[0], &ip) != PASS or not ip.is_fragment:
+    ip.fragment = 0
+    ip.is_fragment = False
+    if ip_parse(load_be16(p + l3[0] - 2), p + l3[0], n - l3[0], wire_n - l3[0], &ip) != PASS:
+        # What is known of it may be enough: a first fragment that cuts its chain of headers is no datagram's (RFC 7112 §5).
+        return DROP_INNER_FRAGMENT_BAD if ip.is_fragment or ip.fragment else PASS
+    if not ip.is_fragment:
         return PASS
     if ip.to_end or (ip.version == 4 and not ipv4_csum_ok(p + l3[0])):
         return DROP_INNER_FRAGMENT_BAD

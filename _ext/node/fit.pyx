@@ -3,24 +3,27 @@
 What fits is known per peer: the MTU of the underlay less the outer headers. A VTEP must not fragment its own packets (RFC 7348
 §4.3), and a sender that is told nothing sees large packets vanish while small ones pass: so IPv6, and IPv4 with DF, get an
 ICMP error with the MTU (RFC 1191 §4, RFC 8201 §3), as the kernel's ``skb_tunnel_check_pmtu`` sends it, and IPv4 without DF
-is fragmented inside, as a router would.
+is fragmented inside, as a router would. What came in fragments leaves in fragments no longer than they were (``cut``).
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from vxlanfast._ext.batch cimport (
-    BATCH_HEAD_LEN, Columns, PacketBatch, batch_grow_rows, row_at, row_copy, row_count, row_head,
+    BATCH_HEAD_LEN, Columns, PacketBatch, batch_grow_arena, batch_grow_rows, row_at, row_copy, row_count, row_head,
 )
+from vxlanfast._ext.node.cut cimport CUT_NEVER, CUT_NOT, CUT_PIECES, Cut, CutKind, cut_find, cut_row, cut_size
 from vxlanfast._ext.node.reply cimport become_error, icmp_allowed, may_report
 from vxlanfast._ext.table.dest cimport DEST_PEER, Dest, DestTable
+from vxlanfast._ext.table.hash cimport hash_u64
 from vxlanfast._ext.table.net cimport NET_MSS, Net, NetTable
 from vxlanfast._ext.verdict cimport (
-    Verdict, PASS, DROP_OVER_MTU, RULE_BROADCAST, RULE_FRAGMENTED, RULE_REPORT, RULE_TOO_BIG, VERDICT_COUNT,
+    Verdict, PASS, DROP_OVER_MTU, RULE_BROADCAST, RULE_FRAGMENTED, RULE_RECUT, RULE_REPORT, RULE_TOO_BIG, VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.csum cimport csum_finish, csum_short
 from vxlanfast._ext.wire.endian cimport load_be16, store_be16
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_OFF_TYPE, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_skip_tags
+from vxlanfast._ext.wire.flow cimport FLOW_B
 from vxlanfast._ext.wire.icmp cimport ICMP6_PACKET_TOO_BIG, ICMP_DEST_UNREACH
 from vxlanfast._ext.wire.ipv4 cimport (
     IP_PROTO_TCP, IPV4_DF, IPV4_FRAG_MASK, IPV4_HDR_LEN, IPV4_MF, IPV4_OFF_CSUM, IPV4_OFF_FRAG, IPV4_OFF_PROTO,
@@ -35,8 +38,14 @@ cdef enum:
     MTU_MIN6 = 1280             # … and no IPv6 one less than this (RFC 8200 §5)
 
 
+cdef struct Growth:
+    uint32_t cut        # rows that become several
+    uint32_t rows       # that come to be
+    uint64_t size       # bytes of arena they take
+
+
 cdef class Fit:
-    """Rows on their way to peers: none is longer than its tunnel allows."""
+    """Rows on their way: none is longer than its tunnel allows, or than its sender's fragments. ``seed``: of identifications."""
     cdef NetTable nets
     cdef DestTable dests
     cdef readonly uint64_t errors       # rows that became ICMP errors
@@ -44,10 +53,22 @@ cdef class Fit:
     cdef readonly uint64_t fragments    # … and how many
     cdef readonly uint64_t clamped      # SYNs whose MSS was lowered
     cdef uint64_t counts[VERDICT_COUNT]
+    cdef public uint32_t idents         # IPv6 identifications given; a successor goes on with them
+    cdef uint64_t seed
 
-    def __cinit__(self, NetTable nets not None, DestTable dests not None):
+    def __cinit__(self, NetTable nets not None, DestTable dests not None, *, uint64_t seed=0):
         self.nets = nets
         self.dests = dests
+        self.seed = seed
+
+    cdef uint32_t next_ident(self) noexcept nogil:
+        """An IPv6 identification (RFC 8200 §4.5): none comes twice in four thousand million, and they are no row of numbers."""
+        cdef uint64_t key = hash_u64(self.seed, FLOW_B)
+        cdef uint32_t x = self.idents + <uint32_t>(key >> 32)
+        self.idents += 1
+        x = (x ^ (x >> 16)) * 0x85EBCA6BU  # each step can be undone: no two numbers become one
+        x = (x ^ (x >> 13)) * 0xC2B2AE35U
+        return x ^ (x >> 16) ^ <uint32_t>key
 
     cdef void clamp(self, Columns *c, uint32_t i, uint32_t mtu) noexcept nogil:
         """A SYN promises no more than fits: headers of IP and TCP without options are left of it (RFC 6691)."""
@@ -79,7 +100,7 @@ cdef class Fit:
             return
         self.clamped += tcp_clamp_mss(ip + l4, n - l4, <uint16_t>(mtu if mtu < 0xFFFF else 0xFFFF))
 
-    cdef Verdict too_long(self, Columns *c, uint32_t i, uint32_t mtu, uint32_t *added) noexcept nogil:
+    cdef Verdict too_long(self, Columns *c, uint32_t i, uint32_t mtu, Growth *growth) noexcept nogil:
         """A frame that has more than ``mtu`` bytes behind its Ethernet header, tags counted."""
         cdef const uint8_t *frame = c.arena + c.off[i]
         cdef const uint8_t *ip
@@ -103,7 +124,8 @@ cdef class Fit:
                     or l3 + IPV4_HDR_LEN > BATCH_HEAD_LEN:
                 return DROP_OVER_MTU
             room = (mtu - IPV4_HDR_LEN) & ~<uint32_t>7
-            added[0] += (total - IPV4_HDR_LEN + room - 1) // room - 1
+            growth.cut += 1
+            growth.rows += (total - IPV4_HDR_LEN + room - 1) // room - 1
             c.rule[i] = RULE_FRAGMENTED
             return PASS
         # Of a flooded frame nobody in particular is to be told; a copy that fits its way has gone it.
@@ -117,9 +139,21 @@ cdef class Fit:
         self.errors += 1
         return PASS
 
-    cdef uint32_t fit_rows(self, Columns *c) noexcept nogil:
-        """Every row; returns how many fragmentation adds."""
-        cdef uint32_t k, i, added = 0, mtu
+    cdef Verdict again(self, Columns *c, uint32_t i, const Cut *cut, CutKind kind, Growth *growth) noexcept nogil:
+        """A packet longer than the fragments it came in."""
+        if kind == CUT_NEVER:
+            return DROP_OVER_MTU
+        growth.cut += 1
+        growth.rows += cut.pieces - 1
+        growth.size += cut_size(cut)
+        c.rule[i] = RULE_RECUT
+        return PASS
+
+    cdef void fit_rows(self, Columns *c, Growth *growth) noexcept nogil:
+        """Every row; ``growth``: what fragmentation adds."""
+        cdef uint32_t k, i, mtu
+        cdef CutKind kind
+        cdef Cut cut
         cdef Dest *d
         cdef Verdict v
         for k in range(row_count(c)):
@@ -133,14 +167,14 @@ cdef class Fit:
                     mtu = self.dests.dests[c.origin[i]].mtu
                 if mtu:
                     self.clamp(c, i, mtu)
-            if d.mtu == 0 or c.wire_len[i] <= d.mtu + ETH_HDR_LEN:
+            kind = cut_find(c, i, d.mtu, &cut) if c.cut[i] else CUT_NOT
+            if kind == CUT_NOT and (d.mtu == 0 or c.wire_len[i] <= d.mtu + ETH_HDR_LEN):
                 continue
-            v = self.too_long(c, i, d.mtu, &added)
+            v = self.too_long(c, i, d.mtu, growth) if kind == CUT_NOT else self.again(c, i, &cut, kind, growth)
             self.counts[<uint8_t>v] += 1
             if v != PASS:
                 c.verdict[i] = v
                 d.tx_drops += 1
-        return added
 
     cdef void fragment_row(self, Columns *c, uint32_t i, uint32_t mtu, uint32_t *order, uint32_t *used) noexcept nogil:
         """Row ``i`` becomes its fragments, sharing its body, each behind the other in ``order``."""
@@ -182,23 +216,30 @@ cdef class Fit:
             at += size
         self.fragmented += 1
 
-    cdef int fragment_rows(self, Columns *c, uint32_t added) noexcept nogil:
+    cdef int fragment_rows(self, Columns *c, const Growth *growth) noexcept nogil:
         """0, or -1 for no memory."""
         cdef uint32_t before = row_count(c), used = 0, k, i
+        cdef Cut cut
         cdef Dest *d
         cdef uint32_t *order
-        if batch_grow_rows(c, c.n + added):
+        if batch_grow_rows(c, c.n + growth.rows) or (growth.size and batch_grow_arena(c, c.arena_len + growth.size)):
             return -1
-        order = <uint32_t *>malloc(<uint64_t>(before + added) * sizeof(uint32_t))
+        order = <uint32_t *>malloc(<uint64_t>(before + growth.rows) * sizeof(uint32_t))
         if order == NULL:
             return -1
         for k in range(before):
             i = row_at(c, k)
             order[used] = i
             used += 1
-            if c.verdict[i] == PASS and c.rule[i] == RULE_FRAGMENTED:
-                d = self.dests.dests + c.dest[i]
+            if c.verdict[i] != PASS:
+                continue
+            d = self.dests.dests + c.dest[i]
+            if c.rule[i] == RULE_FRAGMENTED:
                 self.fragment_row(c, i, d.mtu, order, &used)
+            elif c.rule[i] == RULE_RECUT and cut_find(c, i, d.mtu, &cut) == CUT_PIECES:
+                cut_row(c, i, &cut, self.next_ident() if cut.ext_len else 0, order, &used)
+                self.fragmented += 1
+                self.fragments += cut.pieces
         memcpy(c.order, order, <uint64_t>used * sizeof(uint32_t))
         free(order)
         c.n_order = used
@@ -207,19 +248,20 @@ cdef class Fit:
 
     def process(self, PacketBatch batch not None):
         """Every row with a destination. Rows may be added: BufferError while a view of the batch is alive."""
-        cdef uint32_t added
-        cdef uint64_t before = self.counts[<uint8_t>PASS] - self.errors
+        cdef Growth growth
         cdef int failed = 0
+        growth.cut = growth.rows = 0
+        growth.size = 0
         batch._require_idle("fragment the packets of")
         with nogil:
-            added = self.fit_rows(&batch.c)
-            if self.counts[<uint8_t>PASS] - self.errors != before:
-                failed = self.fragment_rows(&batch.c, added)
+            self.fit_rows(&batch.c, &growth)
+            if growth.cut:
+                failed = self.fragment_rows(&batch.c, &growth)
         if failed:
-            raise MemoryError(f"no room for {added} fragments")
+            raise MemoryError(f"no room for {growth.rows} fragments more")
         return batch
 
     def counters(self):
-        """Rows over the MTU by verdict since the start: ``{Verdict: rows}`` of those that occur."""
+        """Rows over the MTU, or cut as they came, by verdict since the start: ``{Verdict: rows}`` of those that occur."""
         from vxlanfast._ext.verdict import Verdict
         return {Verdict(i): self.counts[i] for i in range(VERDICT_COUNT) if self.counts[i]}

@@ -34,7 +34,8 @@ cdef struct FragHead:
     uint32_t hdr_len
     uint32_t hdr_l3         # offset of the network header in them …
     uint32_t hdr_cut        # … and of the IPv6 fragment header; 0 for IPv4
-    uint32_t packet_len     # of the IP packet, as it says; of a datagram: its largest fragment's
+    uint32_t packet_len     # of the IP packet, as it says; of a datagram: its largest fragment's …
+    uint16_t flags          # … and what that one forbids (if several are as large: what one of them does)
     uint8_t marks           # bits that a datagram gathers from its fragments
 
 
@@ -60,6 +61,7 @@ cdef struct FragDatagram:
     uint32_t largest        # IP packet of a fragment
     uint16_t hdr_l3
     uint16_t hdr_cut
+    uint16_t flags
     uint8_t marks
     bint dead               # overlapped: what is still to come is dropped too
 

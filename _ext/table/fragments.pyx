@@ -182,7 +182,7 @@ cdef class FragmentTable:
             g.key = key[0]
             g.first_ns = now_ns
             g.pieces = g.hdr_block = FRAG_NONE
-            g.n_pieces = g.held = g.total = g.hdr_len = g.largest = g.marks = 0
+            g.n_pieces = g.held = g.total = g.hdr_len = g.largest = g.flags = g.marks = 0
             g.dead = False
             g.bucket_next = self.m.buckets[bucket]
             self.m.buckets[bucket] = d
@@ -211,6 +211,9 @@ cdef class FragmentTable:
             g.total = off + n
         if head.packet_len > g.largest:
             g.largest = head.packet_len
+            g.flags = 0
+        if head.packet_len == g.largest:
+            g.flags |= head.flags
         g.marks |= head.marks
         if off == 0:
             g.hdr_block = self.store(head.hdr, head.hdr_len)
@@ -248,6 +251,7 @@ cdef class FragmentTable:
         head.hdr_l3 = g.hdr_l3
         head.hdr_cut = g.hdr_cut
         head.packet_len = g.largest
+        head.flags = g.flags
         head.marks = g.marks
         self.tally.completed += 1
         self.tally.merged += g.n_pieces

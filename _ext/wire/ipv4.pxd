@@ -29,6 +29,9 @@ cdef enum:
     IPV4_DF = 0x4000
     IPV4_MF = 0x2000
     IPV4_FRAG_MASK = 0x1FFF  # offset, in units of 8 bytes
+    IPV4_OPT_END = 0
+    IPV4_OPT_NOP = 1
+    IPV4_OPT_COPIED = 0x80   # of an option's kind: every fragment has it
 
     IP_PROTO_HOPOPTS = 0
     IP_PROTO_ICMP = 1

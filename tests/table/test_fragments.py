@@ -41,7 +41,7 @@ class Datagram:
         self.pieces: list[Piece] = []
         self.total = 0
         self.header: bytes | None = None
-        self.largest = self.marks = 0
+        self.largest = self.marks = self.flags = 0
         self.dead = False
 
     @property
@@ -73,8 +73,9 @@ class Model:
         return OVERLAP
 
     def add(
-        self, ident: int, off: int, data: bytes, more: bool, header: bytes, now_ns: int, packet_len: int, marks: int
-    ) -> tuple[int, tuple[bytes, int, int] | None]:
+        self, ident: int, off: int, data: bytes, more: bool, header: bytes, now_ns: int, packet_len: int, marks: int,
+        flags: int,
+    ) -> tuple[int, tuple[bytes, int, int, int] | None]:  # fmt: skip
         while self.datagrams:
             oldest = next(iter(self.datagrams))
             if now_ns - self.datagrams[oldest].first_ns <= self.timeout_ns:
@@ -105,7 +106,7 @@ class Model:
         if not g:
             g = self.datagrams[ident] = Datagram(now_ns)
         g.pieces.append(Piece(off, data))
-        g.largest = max(g.largest, packet_len)
+        g.largest, g.flags = max((g.largest, g.flags), (packet_len, flags))
         g.marks |= marks
         self.pieces += 1
         self.blocks += want
@@ -118,7 +119,7 @@ class Model:
         self.remove(ident)
         self.tally["completed"] += 1
         self.tally["merged"] += len(g.pieces)
-        return COMPLETE, (b"".join(p.data for p in sorted(g.pieces)), g.largest, g.marks)
+        return COMPLETE, (b"".join(p.data for p in sorted(g.pieces)), g.largest, g.marks, g.flags)
 
     def counters(self) -> dict[str, int]:
         return {**self.tally, "waiting": self.pieces}
@@ -139,7 +140,8 @@ def run(
         off = rng.randrange(offsets) * size if size % 8 == 0 and size else rng.randrange(offsets) * 8
         more = rng.random() < 0.7
         data = rng.randbytes(size)
-        told = data, more, headers[ident], now, rng.randrange(70_000), 1 << rng.randrange(4)
+        of_packet = rng.choice((60, 1500, 65575)), 1 << rng.randrange(4), rng.choice((0, 0x4000))
+        told = data, more, headers[ident], now, *of_packet
         result, whole = probe.add(table, ident, off, *told)
         assert (result, whole and (whole[1], *whole[4:])) == model.add(ident, off, *told)
         if whole:
@@ -186,7 +188,7 @@ def test_the_greatest_datagram(probe: ModuleType) -> None:
         assert probe.add(table, 1, off, payload[off : off + size], True, b"h" * 512, 0) == (HELD, None)
     assert probe.add(table, 1, last, payload[last:], False, b"", 0) == (
         COMPLETE,
-        (b"h" * 512, payload, 14, 3, 0, 0),
+        (b"h" * 512, payload, 14, 3, 0, 0, 0),
     )
     assert probe.add(table, 1, 0, b"12345678", True, b"h" * 513, 0) == (
         BAD,
