@@ -42,12 +42,17 @@ def build(source: Path) -> ModuleType:
         digest.update(path.read_bytes())
     target = ROOT / "build" / "probe" / f"{PROFILE}-{digest.hexdigest()[:16]}"
     library = target / (source.stem + SUFFIX)
-    if not library.exists() or (PROFILE == "trace" and not source.with_suffix(".c").exists()):  # its lines are needed
+    if not library.exists() or (_is_traced(source) and not source.with_suffix(".c").exists()):  # its lines are needed
         _compile_apart(source, library)
     loader = ExtensionFileLoader(source.stem, str(library))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(source.stem, loader))
     loader.exec_module(module)
     return module
+
+
+def _is_traced(source: Path) -> bool:
+    """Whether its lines are counted: those of the headers it uses are. What only helps has a ``.pxd`` of its own."""
+    return PROFILE == "trace" and source.is_relative_to(ROOT) and not source.with_suffix(".pxd").exists()
 
 
 def _compile_apart(source: Path, library: Path) -> None:
@@ -89,7 +94,7 @@ def _compile(source: Path, room: Path) -> None:
     from setuptools import Distribution, Extension
 
     cflags, ldflags, directives = _settings()
-    if PROFILE == "trace" and source.is_relative_to(ROOT):
+    if _is_traced(source):
         # Cython.Coverage wants the C file beside its source, and names that are relative to the folder it runs in.
         os.chdir(ROOT)
         source = source.relative_to(ROOT)
