@@ -99,7 +99,8 @@ def test_core(path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "may"), [
     ("__init__", {"_ext.batch", "_ext.verdict", "capture", "dataplane", "errors", "explain", "files", "frame",
-                  "importers", "node_spec", "plane_stats", "replay", "spec", "split", "stats", "survey"}),
+                  "importers", "node_spec", "plane_stats", "replay", "service_spec", "spec", "split", "stats",
+                  "survey", "timed"}),
     ("errors", set()),
     ("linktypes", set()),
     ("ends", set()),
@@ -107,10 +108,12 @@ def test_core(path: Path) -> None:
     ("codec", {"ends", "errors"}),
     ("stats", {"_ext.verdict"}),
     ("spec", {"addr", "errors", "_ext.node.encap"}),
-    ("node_spec", {"addr", "errors", "spec"}),
+    ("checks", {"addr", "errors"}),
+    ("service_spec", {"addr", "checks", "errors"}),
+    ("node_spec", {"addr", "checks", "errors", "service_spec", "spec"}),
     ("plane_stats", {"_ext.verdict"}),
     ("foreign", {"addr", "errors"}),
-    ("importers", {"addr", "errors", "foreign", "node_spec", "spec"}),
+    ("importers", {"addr", "errors", "foreign", "node_spec", "service_spec", "spec"}),
 ])  # fmt: skip
 def test_lower_modules(name: str, may: set[str]) -> None:
     found = {module.removeprefix("vxlanfast.") for module in ours(ROOT / f"vxlanfast/{name}.py")}

@@ -30,7 +30,9 @@ CaptureWriter
     write(batch: PacketBatch) -> None
 Dataplane
     __init__(spec: NodeSpec) -> None
+    add_server(service: str, server: ServerSpec) -> None
     apply(spec: NodeSpec | Prepared) -> int
+    connections(now_ns: int = 0) -> Iterator[dict[str, Any]]
     delete_neighbour(vni: int, address: str) -> bool
     delete_station(vni: int, mac: str) -> bool
     explain(batch: PacketBatch, *, first: int = 1) -> list[Decision]
@@ -43,7 +45,11 @@ Dataplane
     property ports
     prepare(spec: NodeSpec) -> Prepared
     process(batch: PacketBatch, *, explain: bool = False) -> PacketBatch
+    remove_server(service: str, address: str, port: int = 0, *, now_ns: int = 0) -> int
+    services() -> Iterator[dict[str, Any]]
+    set_mesh(**change: bool) -> None
     set_neighbour(vni: int, address: str, mac: str, place: str | None = None) -> None
+    set_server(service: str, address: str, port: int = 0, **change: int) -> None
     set_station(vni: int, mac: str, *places: str) -> None
     property spec
     station(vni: int, mac: str) -> dict[str, object] | None
@@ -71,6 +77,15 @@ Decision
     detail: str
     length: int
     as_dict() -> dict[str, object]
+Departure
+    ts_ns: int
+    port_in: str
+    number: int
+    verdict: Verdict
+    rule: Rule
+    port: str | None
+    frame: bytes
+    conn: int | None
 Drift
     missing: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -83,13 +98,29 @@ EndpointSpec
     property address
     property vteps
 FilterError (VxlanFastError, ValueError)
+MeshSpec
+    semantics: str = 'fixed'
+    connections: int = 1048576
+    source_limit: int = 0
+    services: int = 1024
+    servers: int = 16384
+    tcp_s: int = 900
+    fin_s: int = 120
+    udp_s: int = 300
+    reuse: bool = True
+    forget: bool = False
+    sloppy: bool = False
+    seed: int | None = None
 MissingLibraryError (VxlanFastError, ImportError)
 NetworkSpec
     name: str
-    vni: int
+    vni: int = -1
+    lan: bool = False
+    domain: str = ''
     subnet: tuple[str, ...] = ()
     gateway: tuple[str, ...] = ()
     gateway_mac: str | None = None
+    router_mac: str | None = None
     learn: bool = True
     flood: str = 'head-end'
     proxy: bool = False
@@ -102,9 +133,11 @@ NetworkSpec
     mss_clamp: bool = False
     endpoint: tuple[EndpointSpec, ...] = ()
     peer: tuple[PeerSpec, ...] = ()
+    route: tuple[RouteSpec, ...] = ()
     property aliases
     property members
     property ports
+    property routed_with
     property several
 NetworkTraffic
     traffic: Traffic
@@ -129,6 +162,8 @@ NodeSpec
     zero_csum6: bool = False
     seed: int = 0
     network: tuple[NetworkSpec, ...] = ()
+    mesh: MeshSpec = MeshSpec()
+    service: tuple[ServiceSpec, ...] = ()
     property domains
     overlay_mtu(vtep: str) -> int
     property own_mac
@@ -153,6 +188,7 @@ PacketBatch
     assign_ports(ports)
     blocks()
     clear()
+    property conn
     copy()
     counts()
     property cut
@@ -210,6 +246,9 @@ Replayed
     interrupted: bool = False
     warnings: tuple[str, ...] = ()
     summary() -> str
+RouteSpec
+    to: str
+    via: str
 Rule (IntEnum)
     RULE_NONE = 0
     RULE_ENTRY = 1
@@ -226,12 +265,40 @@ Rule (IntEnum)
     RULE_ECHO = 18
     RULE_ROUTED = 24
     RULE_FRAGMENTED = 25
-    RULE_RECUT = 26
+    RULE_BALANCED = 26
+    RULE_RETURNED = 27
+    RULE_MASQUERADED = 28
+    RULE_RELATED = 29
+    RULE_RECUT = 30
     RULE_TTL = 32
     RULE_NO_ROUTE = 33
     RULE_NO_NEIGHBOUR = 34
     RULE_REFUSED = 35
     RULE_TOO_BIG = 36
+    RULE_NO_SERVER = 37
+    RULE_RESET = 38
+ServerSpec
+    address: str
+    port: int = 0
+    weight: int = 1
+    upper: int = 0
+    lower: int = 0
+ServiceSpec
+    name: str
+    scheduler: str = 'rr'
+    fallback: bool = False
+    with_port: bool = False
+    masquerade: tuple[str, ...] = ()
+    persistent_s: int = 0
+    persistent4: int = 32
+    persistent6: int = 128
+    tcp_s: int = 0
+    fin_s: int = 0
+    udp_s: int = 0
+    servers_in: str = ''
+    virtual: tuple[VirtualSpec, ...] = ()
+    server: tuple[ServerSpec, ...] = ()
+    property families
 SpecError (VxlanFastError, ValueError)
 Stats
     verb: str
@@ -346,11 +413,27 @@ Verdict (IntEnum)
     DROP_TTL = 103
     DROP_NO_ROUTE = 104
     DROP_NO_NEIGHBOUR = 105
+    DROP_NO_SERVER = 116
+    DROP_SERVER_GONE = 117
+    DROP_CONN_FULL = 118
+    DROP_SOURCE_FULL = 119
+    DROP_PORTS_FULL = 120
+    DROP_UNRELATED = 121
+    DROP_SOURCE_REFUSED = 122
     DROP_INNER_FRAGMENT_HELD = 112
     DROP_INNER_FRAGMENT_OVERLAP = 113
     DROP_INNER_FRAGMENT_BAD = 114
     DROP_INNER_FRAGMENT_DUPLICATE = 115
+VirtualSpec
+    network: str
+    address: str
+    protocol: str = 'any'
+    port: int | str = 0
+    target: int = 0
+    sources: tuple[str, ...] = ()
+    property ports
 VxlanFastError (Exception)
+arrivals(port: str, source: Readable, keep: Callable[[bytes], bool] | None = None) -> Iterator[Arrival]
 decap(
     packet: Buffer,
     *,
@@ -413,6 +496,11 @@ replay_file(
     count: int | None = None,
     watch: Watch | None = None,
 ) -> Replayed
+replay_timed(
+    plane: Dataplane,
+    frames: Iterable[Arrival] | Mapping[str, Iterable[Arrival]],
+    changes: Iterable[Change] = (),
+) -> Iterator[Departure]
 restore_file(
     source: Readable,
     target: Writable,

@@ -28,7 +28,9 @@ _HOME = {
     "Dataplane": "dataplane", "Decision": "explain", "replay_file": "replay", "Replayed": "replay",
     "Drift": "plane_stats", "NetworkTraffic": "plane_stats", "PlaneStats": "plane_stats", "Traffic": "plane_stats",
     "EndpointSpec": "node_spec", "NetworkSpec": "node_spec", "NodeSpec": "node_spec", "PeerSpec": "node_spec",
-    "load_spec": "node_spec", "parse_spec": "node_spec",
+    "RouteSpec": "node_spec", "load_spec": "node_spec", "parse_spec": "node_spec",
+    "MeshSpec": "service_spec", "ServerSpec": "service_spec", "ServiceSpec": "service_spec",
+    "VirtualSpec": "service_spec", "Departure": "timed", "arrivals": "timed", "replay_timed": "timed",
     "networks_from_docker": "importers", "spec_from_docker": "importers", "spec_from_host": "importers",
     "to_toml": "importers",
 }  # fmt: skip
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from vxlanfast.node_spec import NetworkSpec as NetworkSpec
     from vxlanfast.node_spec import NodeSpec as NodeSpec
     from vxlanfast.node_spec import PeerSpec as PeerSpec
+    from vxlanfast.node_spec import RouteSpec as RouteSpec
     from vxlanfast.node_spec import load_spec as load_spec
     from vxlanfast.node_spec import parse_spec as parse_spec
     from vxlanfast.plane_stats import Drift as Drift
@@ -78,11 +81,18 @@ if TYPE_CHECKING:
     from vxlanfast.plane_stats import Traffic as Traffic
     from vxlanfast.replay import Replayed as Replayed
     from vxlanfast.replay import replay_file as replay_file
+    from vxlanfast.service_spec import MeshSpec as MeshSpec
+    from vxlanfast.service_spec import ServerSpec as ServerSpec
+    from vxlanfast.service_spec import ServiceSpec as ServiceSpec
+    from vxlanfast.service_spec import VirtualSpec as VirtualSpec
     from vxlanfast.spec import TunnelSpec as TunnelSpec
     from vxlanfast.split import split_file as split_file
     from vxlanfast.stats import Stats as Stats
     from vxlanfast.survey import Survey as Survey
     from vxlanfast.survey import survey_file as survey_file
+    from vxlanfast.timed import Departure as Departure
+    from vxlanfast.timed import arrivals as arrivals
+    from vxlanfast.timed import replay_timed as replay_timed
 
 
 def __getattr__(name: str) -> object:

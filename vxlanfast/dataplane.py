@@ -468,7 +468,8 @@ class Dataplane:
         return self._mesh.service_rows()
 
     def connections(self, now_ns: int = 0) -> Iterator[dict[str, Any]]:
-        """Connections: protocol, state, left_s at ``now_ns``, client, virtual, masquerade and server with their ports."""
+        """Connections: protocol, state, left_s at ``now_ns``, client, virtual, masquerade and server with their
+        ports."""
         return self._mesh.connection_rows(now_ns)
 
     def set_server(self, service: str, address: str, port: int = 0, **change: int) -> None:
@@ -482,6 +483,10 @@ class Dataplane:
     def remove_server(self, service: str, address: str, port: int = 0, *, now_ns: int = 0) -> int:
         """As ``ipvsadm -d``: how many connections went with it."""
         return self._mesh.remove_server(service, address, port, self._now.mesh, now_ns)
+
+    def set_mesh(self, **change: bool) -> None:
+        """Another ``reuse``, ``forget`` or ``sloppy`` (see MeshSpec), until a spec is applied."""
+        self._now.mesh.set_mode(**change)
 
     def memberships(self) -> Iterator[dict[str, object]]:
         """The multicast table: vni, group ("*": routes multicast), place, expires_ns."""
@@ -529,7 +534,8 @@ class Dataplane:
         return PlaneStats(
             packets=packets, passed=packets - sum(drops.values()), sent=sent.get(Verdict.PASS, 0),
             flooded=now.bridge.flooded, copies=now.bridge.copies, answered=now.proxy.answered + now.route.answered,
-            errors=now.route.errors + now.fit.errors + now.mesh.errors, fragmented=now.fit.fragmented, fragments=now.fit.fragments,
+            errors=now.route.errors + now.fit.errors + now.mesh.errors, fragmented=now.fit.fragmented,
+            fragments=now.fit.fragments,
             clamped=now.fit.clamped, drops=drops, send_drops=send_drops, rules=now.send.rules(), ports=ports,
             peers=peers, networks=networks, fdb=now.fdb.counts(),
         )  # fmt: skip

@@ -110,7 +110,8 @@ class MeshState:
             if family_of(virtual.address) != family:
                 continue
             first, last = virtual.ports
-            sources = [(ip_network(text).network_address.packed, ip_network(text).prefixlen) for text in virtual.sources]
+            prefixes = [ip_network(text) for text in virtual.sources]
+            sources = [(prefix.network_address.packed, prefix.prefixlen) for prefix in prefixes]
             domain = self.domain(networks[virtual.network].routed_with)
             yield domain, parse_ip(virtual.address), PROTOCOLS[virtual.protocol], first, last, virtual.target, sources
 
@@ -215,7 +216,8 @@ class MeshState:
             }  # fmt: skip
 
     def connection_rows(self, now_ns: int) -> Iterator[dict[str, Any]]:
-        """Connections: protocol, state, seconds left at ``now_ns``, client, virtual, masquerade, server, each with its port."""
+        """Connections: protocol, state, seconds left at ``now_ns``, client, virtual, masquerade, server, each with its
+        port."""
         for row in self.conns.rows():
             state = _PROTOCOLS.get(row["proto"], str(row["proto"]))
             if row["proto"] == PROTOCOLS["tcp"]:

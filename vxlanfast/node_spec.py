@@ -124,9 +124,9 @@ class NetworkSpec:
     networks of the same ``name``, which are one network with several VNIs, as Swarm has it. The VTEPs of one of them
     are let in by all, since their gateways route.
 
-    ``lan``: a network of this node alone, without VNI and tunnels. ``domain``: networks with the same one are routed between
-    ("": those of one name). ``router_mac``: what its gateway routes into it comes from (None: the node's). ``route``:
-    prefixes behind routers in it.
+    ``lan``: a network of this node alone, without VNI and tunnels. ``domain``: networks with the same one are routed
+    between ("": those of one name). ``router_mac``: what its gateway routes into it comes from (None: the node's).
+    ``route``: prefixes behind routers in it.
     """
 
     name: str
@@ -246,7 +246,8 @@ def _check_subnets(networks: tuple[NetworkSpec, ...]) -> None:
     subnets.sort(key=lambda item: (item[0], item[1].version, int(item[1].network_address), item[1].prefixlen))
     for (name, one, first), (other_name, other, second) in pairwise(subnets):
         if name == other_name and one.version == other.version and one.overlaps(other):
-            raise rule_error("subnet", str(other), f"network {name}, VNI {second.vni}: {one} of VNI {first.vni} overlaps it")
+            rule = f"network {name}, VNI {second.vni}: {one} of VNI {first.vni} overlaps it"
+            raise rule_error("subnet", str(other), rule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +316,8 @@ class NodeSpec:
                 owners[port] = network.name
             for member in network.members:
                 if len(parse_ip(member)) not in sizes:
-                    raise rule_error("vtep", member, f"network {network.name}: this node has no VTEP address of that family")
+                    rule = f"network {network.name}: this node has no VTEP address of that family"
+                    raise rule_error("vtep", member, rule)
                 if parse_ip(member) in map(parse_ip, self.vtep):
                     raise rule_error("vtep", member, f"network {network.name}: it is this node's own")
         among("port", len(owners), 0, PORTS_MAX)
@@ -328,7 +330,8 @@ class NodeSpec:
         for service in self.service:
             for key, name in [("servers_in", service.servers_in), *(("network", v.network) for v in service.virtual)]:
                 if name not in names and (name or key == "network"):
-                    raise rule_error(key, name, f"service {service.name}: there are {', '.join(sorted(names)) or 'no networks'}")
+                    known = ", ".join(sorted(names)) or "no networks"
+                    raise rule_error(key, name, f"service {service.name}: there are {known}")
         if len({service.name for service in self.service}) < len(self.service):
             twice = [s.name for s in self.service]
             raise rule_error("service", next(name for name in twice if twice.count(name) > 1), "given twice")

@@ -28,7 +28,8 @@ def parse_ports(key: str, value: int | str) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSpec:
-    """A real server. ``port`` 0: the one that the client used. ``weight`` 0: drained, it keeps what it has and gets no more.
+    """A real server. ``port`` 0: the one that the client used. ``weight`` 0: drained, it keeps what it has and gets no
+    more.
 
     ``upper``: connections from which on it gets no more, until there are fewer than ``lower`` (0: three quarters).
     """
@@ -49,11 +50,11 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualSpec:
-    """Where clients find a service: an ``address`` of a ``network``, with a ``port`` (or a range) of a ``protocol``, or with
-    any port of any protocol, which is what Swarm's firewall marks amount to.
+    """Where clients find a service: an ``address`` of a ``network``, with a ``port`` (or a range) of a ``protocol``,
+    or with any port of any protocol, which is what Swarm's firewall marks amount to.
 
-    ``target``: what the (first) port becomes, 0: the server's own, else none changes. ``sources``: prefixes that clients
-    must be of; none: anybody.
+    ``target``: what the (first) port becomes, 0: the server's own, else none changes. ``sources``: prefixes that
+    clients must be of; none: anybody.
     """
 
     network: str
@@ -130,7 +131,8 @@ class ServiceSpec:
             seen.add(place)
         networks = {virtual.network for virtual in self.virtual}
         if len(networks) > 1 and not self.servers_in:
-            raise rule_error("servers_in", "", f"needed where clients are in several networks: {', '.join(sorted(networks))}")
+            several = ", ".join(sorted(networks))
+            raise rule_error("servers_in", "", f"needed where clients are in several networks: {several}")
 
     @property
     def families(self) -> tuple[int, ...]:
@@ -142,8 +144,9 @@ class ServiceSpec:
 class MeshSpec:
     """How a node keeps connections.
 
-    ``semantics``: "fixed" checks RSTs and FINs, opens a connection only when the client has seen the server's answer, and
-    does not wait for a server that is gone with datagrams; "ipvs" does what the kernel does, exactly. ``connections``: at most;
+    ``semantics``: "fixed" checks RSTs and FINs, opens a connection only when the client has seen the server's answer,
+    and does not wait for a server that is gone with datagrams; "ipvs" does what the kernel does, exactly.
+    ``connections``: at most;
     ``source_limit``: of one client, 0 for any number. ``tcp_s``, ``fin_s``, ``udp_s``: as ``ipvsadm --set``. ``reuse``,
     ``forget``, ``sloppy``: IPVS's conn_reuse_mode, expire_nodest_conn and sloppy_tcp. ``seed``: of hashes and source
     ports, None for a new one at each start.

@@ -1,7 +1,8 @@
 """Frames of several captures and changes of the configuration, in the order of their times, through one plane.
 
-What a director saw on its interfaces, what was done to it and when: in. What it would have sent, by which port, and which
-server each connection got: out. For finding out, and for tests against a kernel's own captures; ``replay`` is for files.
+What a director saw on its interfaces, what was done to it and when: in. What it would have sent, by which port, and
+which server each connection got: out. For finding out, and for tests against a kernel's own captures; ``replay`` is
+for files.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ Arrival = tuple[int, str, bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Departure:
-    """What became of a frame, or one of several things. ``ts_ns``, ``port_in``, ``number`` (of its port, from 1 on): the frame
-    that it came of. ``port`` None: dropped, for ``verdict``. ``conn``: the number of its connection, None for none."""
+    """What became of a frame, or one of several things. ``ts_ns``, ``port_in``, ``number`` (of its port, from 1 on):
+    the frame that it came of. ``port`` None: dropped, for ``verdict``. ``conn``: the number of its connection, None
+    for none."""
 
     ts_ns: int
     port_in: str
@@ -41,20 +43,21 @@ class Departure:
     conn: int | None
 
 
-def arrivals(port: str, source: Readable, keep: Callable[[bytes], bool] = lambda frame: True) -> Iterator[Arrival]:
-    """The frames of a capture that ``keep`` says yes to, as arrivals by one port."""
+def arrivals(port: str, source: Readable, keep: Callable[[bytes], bool] | None = None) -> Iterator[Arrival]:
+    """The frames of a capture (those that ``keep`` says yes to), as arrivals by one port."""
     with open_capture(source) as capture:
         for batch in capture.batches():
             for i in range(len(batch)):
                 frame = bytes(batch.frame(i))
-                if keep(frame):
+                if keep is None or keep(frame):
                     yield batch.ts_ns[i], port, frame
 
 
 def replay_timed(
     plane: Dataplane, frames: Iterable[Arrival] | Mapping[str, Iterable[Arrival]], changes: Iterable[Change] = ()
 ) -> Iterator[Departure]:
-    """Frames through ``plane`` at their times, each change at its own: before the frames that came at that time or later.
+    """Frames through ``plane`` at their times, each change at its own: before the frames that came at that time or
+    later.
 
     ``frames``: in the order of their times, or several such by any key.
     """

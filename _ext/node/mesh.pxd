@@ -2,11 +2,13 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 
 from vxlanfast._ext.batch cimport Columns
+from vxlanfast._ext.node.nat cimport NatTuple
 from vxlanfast._ext.node.seen cimport Seen
 from vxlanfast._ext.table.conn cimport Conn, ConnKey, ConnTable
 from vxlanfast._ext.table.dest cimport DestTable
-from vxlanfast._ext.table.net cimport Net, NetTable
-from vxlanfast._ext.table.service cimport Service, ServiceTable
+from vxlanfast._ext.table.fragments cimport FragmentTable
+from vxlanfast._ext.table.net cimport NetTable
+from vxlanfast._ext.table.service cimport ServiceTable
 from vxlanfast._ext.table.tcpstate cimport TCP_STATES
 from vxlanfast._ext.verdict cimport Verdict, VERDICT_COUNT
 
@@ -25,6 +27,8 @@ cdef class Mesh:
     cdef DestTable dests
     cdef readonly ServiceTable services
     cdef readonly ConnTable conns
+    cdef readonly FragmentTable fragments
+    cdef bint starved                   # no memory for a datagram of fragments
     cdef Pool *pools
     cdef uint16_t *ways                 # by domain: the network that rows enter it by; NET_NONE: there is none any more
     cdef int64_t tcp_ns[TCP_STATES]
@@ -37,7 +41,6 @@ cdef class Mesh:
     cdef readonly bint reuse            # a SYN for a connection that is over is scheduled anew (conn_reuse_mode)
     cdef readonly bint forget           # connections go with their server (expire_nodest_conn)
     cdef readonly bint sloppy           # a connection may begin in the middle (sloppy_tcp)
-    cdef public bint trust_csum         # checksums of ICMP errors are not looked at: captured where a card computes them
     cdef readonly uint64_t opened
     cdef readonly uint64_t expired
     cdef readonly uint64_t evicted      # … to make room for others
@@ -57,7 +60,9 @@ cdef class Mesh:
     cdef Pool *pool_of(self, const ConnKey *reverse, uint64_t *tuple) noexcept nogil
     cdef void end(self, uint32_t number) noexcept nogil
     cdef void leave(self, Columns *c, uint32_t i, uint16_t domain, uint16_t of) noexcept nogil
+    cdef void unmasquerade(self, uint8_t *q, const Seen *s, uint8_t *l4, const Conn *e, bint reverse, const NatTuple *full) noexcept nogil
     cdef uint32_t probe(self, const ConnKey *key) noexcept nogil
     cdef bint make_room(self) noexcept nogil
     cdef void expire(self, int64_t now_ns, uint32_t budget) noexcept nogil
+    cdef void count(self, Columns *c, uint32_t i, Verdict v) noexcept nogil
     cdef void mesh_rows(self, Columns *c) noexcept nogil

@@ -5,6 +5,7 @@ from typing_extensions import disjoint_base
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.table.conn import ConnTable
 from vxlanfast._ext.table.dest import DestTable
+from vxlanfast._ext.table.fragments import FragmentTable
 from vxlanfast._ext.table.net import NetTable
 from vxlanfast._ext.table.service import ServiceTable
 from vxlanfast._ext.verdict import Verdict
@@ -17,7 +18,7 @@ class Mesh:
     reuse: bool
     forget: bool
     sloppy: bool
-    trust_csum: bool
+    fragments: FragmentTable
     opened: int
     expired: int
     evicted: int

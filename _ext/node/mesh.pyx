@@ -8,14 +8,16 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
 from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_count
+from vxlanfast._ext.node.defrag cimport defrag_row
 from vxlanfast._ext.node.nat cimport NatTuple, nat_apply, nat_has_ports, nat_original, nat_tuple
 from vxlanfast._ext.node.reply cimport become_error, icmp_allowed, may_report
-from vxlanfast._ext.node.seen cimport SEEN_ERROR, SEEN_FLOW, Seen, look
+from vxlanfast._ext.node.seen cimport SEEN_ERROR, SEEN_FLOW, SEEN_PART, Seen, look
 from vxlanfast._ext.table.conn cimport (
     CONN_ACTIVE, CONN_ANSWERED, CONN_MASQ, CONN_NONE, Conn, ConnKey, ConnTable, bucket_hits, conn_bucket, conn_is,
     conn_key, ctz, port_dst, port_pair, port_src,
 )
 from vxlanfast._ext.table.dest cimport DEST_GATEWAY, DEST_PORT, Dest, DestTable
+from vxlanfast._ext.table.fragments cimport FragmentTable
 from vxlanfast._ext.table.hash cimport hash_u64, prefetch, table_memory
 from vxlanfast._ext.table.match cimport MATCH_NONE, Match
 from vxlanfast._ext.table.net cimport NET_MESH, NET_NONE, Net, NetTable
@@ -83,6 +85,7 @@ cdef class Mesh:
                   bint exact=False, bint reuse=True, bint forget=False, bint sloppy=False, uint64_t seed=0):
         cdef int state
         cdef uint32_t i
+        self.fragments = FragmentTable()
         self.nets = nets
         self.dests = dests
         self.services = services
@@ -459,12 +462,14 @@ cdef class Mesh:
         if self.ways[e.domain[not reverse]] == NET_NONE:
             return DROP_NO_ROUTE
         if s.n == s.length and not (icmp_csum_ok(icmp, s.n - s.l4) if s.family == 4
-                                    else icmp6_csum_ok(ip, icmp, s.n - s.l4)) and not self.trust_csum:
+                                    else icmp6_csum_ok(ip, icmp, s.n - s.l4)):
             return DROP_UNRELATED
         # What is quoted went the other way, and was rewritten on it: it becomes what it was before.
         size = 4 if s.family == 4 else 16
         nat_original(&inner, e, not reverse)
-        nat_apply(q, s.family, ip + s.quoted_l4, s.n - s.quoted_l4, e.proto, &inner, not self.exact or e.flags & CONN_MASQ)
+        if self.exact:
+            self.unmasquerade(q, s, ip + s.quoted_l4, e, reverse, &inner)
+        nat_apply(q, s.family, ip + s.quoted_l4, s.n - s.quoted_l4, e.proto, &inner, not self.exact)
         nat_tuple(&outer, e, reverse)
         if not reverse and not e.flags & CONN_MASQ:
             memcpy(outer.addrs, ip + (IPV4_OFF_SRC if s.family == 4 else IPV6_OFF_SRC), size)  # a router on the client's side
@@ -478,18 +483,39 @@ cdef class Mesh:
         self.leave(c, i, e.domain[not reverse], e.domain[reverse])
         return PASS
 
+    cdef void unmasquerade(self, uint8_t *q, const Seen *s, uint8_t *l4, const Conn *e, bint reverse, const NatTuple *full) noexcept nogil:
+        """As the kernel has it, a quoted checksum follows the masquerade, which is conntrack's, and not the rest, which is IPVS's."""
+        cdef uint32_t size = 4 if s.family == 4 else 16
+        cdef NatTuple half
+        if not e.flags & CONN_MASQ:
+            return
+        half = full[0]
+        # Of the server's side all stays as it is quoted, until the rest is written over it.
+        memcpy(half.addrs + (size if reverse else 0), q + (IPV4_OFF_SRC if s.family == 4 else IPV6_OFF_SRC) + (size if reverse else 0), size)
+        memcpy(<uint8_t *>&half.ports + (2 if reverse else 0), l4 + (2 if reverse else 0), 2)
+        nat_apply(q, s.family, l4, s.n - s.quoted_l4, e.proto, &half, True)
+
     cdef uint32_t probe(self, const ConnKey *key) noexcept nogil:
         """A reference that has the key's hash, as a guess, its bucket being at hand; CONN_NONE."""
         cdef uint32_t at = conn_bucket(self.conns, key.hash)
         cdef uint32_t hits = bucket_hits(self.conns.buckets + at, key.hash)
         return self.conns.buckets[at].refs[ctz(hits)] if hits else CONN_NONE
 
+    cdef void count(self, Columns *c, uint32_t i, Verdict v) noexcept nogil:
+        """What became of row ``i``."""
+        cdef Dest *d
+        self.counts[<uint8_t>v] += 1
+        if v != PASS:
+            c.verdict[i] = v
+            d = self.dests.dests + c.origin[i]
+            d.drops += 1
+
     cdef void mesh_rows(self, Columns *c) noexcept nogil:
         """Every row in leaving order, a vector of them at a time: keys first, then buckets, then entries."""
         cdef Seen seen[VECTOR]
         cdef uint32_t first = 0, end = row_count(c), last, k, n, i
+        cdef uint16_t domain
         cdef Seen *s
-        cdef Conn *e
         cdef Dest *d
         cdef Verdict v
         while first < end:
@@ -502,10 +528,21 @@ cdef class Mesh:
                 d = self.dests.dests + c.dest[i]
                 if d.kind != DEST_GATEWAY and not (d.kind == DEST_PORT and self.nets.nets[c.net[i]].flags & NET_MESH):
                     continue
-                if look(c, i, self.nets.nets[c.net[i]].domain, self.conns.seed, &seen[n]):
-                    if seen[n].kind == SEEN_FLOW:
-                        prefetch(self.conns.buckets + conn_bucket(self.conns, seen[n].key.hash))
-                    n += 1
+                domain = self.nets.nets[c.net[i]].domain
+                if not look(c, i, domain, self.conns.seed, &seen[n]):
+                    continue
+                if seen[n].kind == SEEN_PART:
+                    if not self.nets.nets[c.net[i]].flags & NET_MESH:
+                        continue
+                    v = defrag_row(c, i, &seen[n].l3, self.fragments, &self.starved)
+                    if v != PASS:
+                        self.count(c, i, v)
+                        continue
+                    if not look(c, i, domain, self.conns.seed, &seen[n]) or seen[n].kind == SEEN_PART:
+                        continue
+                if seen[n].kind == SEEN_FLOW:
+                    prefetch(self.conns.buckets + conn_bucket(self.conns, seen[n].key.hash))
+                n += 1
             for k in range(n):
                 if seen[k].kind == SEEN_FLOW:
                     seen[k].ref = self.probe(&seen[k].key)
@@ -534,20 +571,19 @@ cdef class Mesh:
                     v = self.related(c, s)
                 else:
                     v = PASS
-                self.counts[<uint8_t>v] += 1
-                if v != PASS:
-                    c.verdict[i] = v
-                    d = self.dests.dests + c.origin[i]
-                    d.drops += 1
+                self.count(c, i, v)
             first = last
 
     def process(self, PacketBatch batch not None):
         """Every row that goes to a gateway, or answers a client behind a port: on PASS it is what the other side knows."""
         cdef Columns *c = &batch.c
+        batch._require_idle("put the fragments together in")
         with nogil:
             if self.conns.size and c.n:
                 self.expire(c.ts_ns[0], EXPIRE_BUDGET)
             self.mesh_rows(c)
+        if self.starved:
+            raise MemoryError("no room for a datagram of fragments")
         return batch
 
     def remove_server(self, uint32_t server, int64_t now_ns=0):

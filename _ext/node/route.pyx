@@ -20,7 +20,7 @@ from vxlanfast._ext.table.neigh cimport (
 from vxlanfast._ext.table.net cimport NET_NONE, Net, NetTable, Route as Way, route_find
 from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_GATEWAY_REFUSED, DROP_INNER_HEADER, DROP_INNER_TAG, DROP_MARTIAN, DROP_NO_NEIGHBOUR, DROP_NO_ROUTE,
-    DROP_OVER_MTU, DROP_TTL, RULE_ECHO, RULE_NO_NEIGHBOUR, RULE_NO_ROUTE, RULE_REFUSED, RULE_ROUTED, RULE_TOO_BIG, RULE_TTL,
+    DROP_OVER_MTU, DROP_TTL, RULE_BALANCED, RULE_RELATED, RULE_ECHO, RULE_NO_NEIGHBOUR, RULE_NO_ROUTE, RULE_REFUSED, RULE_ROUTED, RULE_TOO_BIG, RULE_TTL,
     VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.csum cimport csum_update
@@ -225,7 +225,7 @@ cdef class Route:
             return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_HOST, ICMP6_DEST_UNREACH, UNREACH6_ADDRESS,
                                  RULE_NO_NEIGHBOUR, DROP_NO_NEIGHBOUR)
         mtu = self.dests.dests[dest].mtu
-        if mtu and p.length > mtu and (p.family == 6 or ipv4_frag(p.ip) & IPV4_DF):
+        if mtu and p.length > mtu and c.cut[i] == 0 and (p.family == 6 or ipv4_frag(p.ip) & IPV4_DF):
             # Fit would say it as well, to whom the frame is from by then: this router.
             return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_FRAG_NEEDED, ICMP6_PACKET_TOO_BIG, 0, RULE_TOO_BIG,
                                  DROP_OVER_MTU, mtu)
@@ -244,8 +244,8 @@ cdef class Route:
         c.net[i] = target
         c.vni[i] = self.nets.nets[target].vni
         c.dest[i] = dest
-        if c.conn[i] == CONN_NONE:
-            c.rule[i] = RULE_ROUTED  # else why was said already
+        if not RULE_BALANCED <= c.rule[i] <= RULE_RELATED:
+            c.rule[i] = RULE_ROUTED
         return PASS
 
     cdef void route_rows(self, Columns *c) noexcept nogil:

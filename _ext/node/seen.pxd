@@ -25,6 +25,7 @@ cdef enum SeenKind:
     SEEN_FLOW = 1               # TCP, UDP, SCTP, or a ping: `key` says which
     SEEN_ERROR = 2              # an ICMP error about something: `key` is of the answer to what it quotes
     SEEN_BROKEN = 3             # cut or malformed
+    SEEN_PART = 4               # a fragment of something
 
 
 cdef struct Seen:
@@ -120,14 +121,16 @@ cdef inline bint look(const Columns *c, uint32_t i, uint16_t domain, uint64_t se
         s.length = ipv4_total_len(ip)
         s.proto = ip[IPV4_OFF_PROTO]
         if ipv4_frag(ip) & 0x3FFF:
-            return False
+            s.kind = SEEN_PART
+            return True
     elif ethertype == ETH_TYPE_IPV6:
         if ipv6_check(ip, n) != PASS or ipv6_find_l4(ip, n, &s.proto, &s.l4, &fragment) != PASS:
             return False
         s.family = 6
         s.length = IPV6_HDR_LEN + ipv6_payload_len(ip)
         if fragment and load_be16(ip + fragment + 2) & 0xFFF9:
-            return False
+            s.kind = SEEN_PART
+            return True
     else:
         return False
     if s.length < s.l4 or s.length > c.wire_len[i] - s.l3 or s.l4 + 8 > n or s.l4 + 8 > s.length:
