@@ -104,15 +104,11 @@ cdef class ServiceTable:
                          uint16_t dport) noexcept nogil
     cdef uint32_t by_hash(self, Service *s, const uint8_t *addr, uint16_t port) noexcept nogil
     cdef uint32_t elsewhere(self, const Service *s, uint64_t wish) noexcept nogil
-    cdef uint32_t by_rr(self, Service *s) noexcept nogil
-    cdef uint32_t by_wrr(self, Service *s) noexcept nogil
-    cdef uint32_t by_load(self, const Service *s) noexcept nogil
     cdef void bind(self, uint32_t server, bint active) noexcept nogil
     cdef void unbind(self, uint32_t server, bint active) noexcept nogil
     cdef void turn(self, uint32_t server, bint active) noexcept nogil
     cdef void changed(self, Service *s) noexcept nogil
     cdef void deal(self, Service *s) noexcept nogil
-    cdef void deal_by_turns(self, Service *s) noexcept nogil
     cdef uint32_t find_removed(self, uint32_t service, const uint8_t *addr, uint16_t port) noexcept nogil
     cdef void set_upper(self, Server *d, uint32_t upper) noexcept nogil
     cdef void free_server(self, uint32_t server) noexcept nogil
@@ -120,8 +116,3 @@ cdef class ServiceTable:
     cdef int check_service(self, uint32_t service) except -1
     cdef int check_server(self, uint32_t server) except -1
     cdef int check_counted(self, uint32_t server, bint active) except -1
-
-
-cdef inline bint server_takes(const Server *d) noexcept nogil:
-    """Whether it may be given a new connection."""
-    return d.weight > 0 and not d.overloaded

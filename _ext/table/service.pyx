@@ -10,24 +10,14 @@ from libc.string cimport memcmp, memcpy, memset
 from vxlanfast._ext.table.hash cimport hash_16, hash_u64, table_memory
 from vxlanfast._ext.table.maglev cimport MAGLEV_SLOTS, MaglevEntry, maglev_fill, maglev_slot
 from vxlanfast._ext.table.match cimport MATCH_NONE, MatchTable
-from vxlanfast._ext.wire.endian cimport load_be32
+from vxlanfast._ext.table.schedule cimport by_load, by_rr, by_wrr, deal_by_turns, ipvs_bucket, server_takes, wrr_changed
 
 cdef enum:
     CAPACITY_MAX = 1 << 20
     WEIGHT_MAX = 65535
     TIMEOUT_MAX_S = 31 * 86400
-    GOLDEN_32 = 0x61C88647  # of the kernel's hash_32
 
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh")
-
-
-cdef int32_t gcd(int32_t a, int32_t b) noexcept nogil:
-    cdef int32_t rest
-    while b:
-        rest = a % b
-        a = b
-        b = rest
-    return a
 
 
 cdef int check_numbers(weight, upper, lower) except -1:
@@ -73,71 +63,16 @@ cdef class ServiceTable:
 
     # --- schedulers -------------------------------------------------------------------------------------
 
-    cdef uint32_t by_rr(self, Service *s) noexcept nogil:
-        """The next behind the last chosen, round and round; a server that takes none loses its turn."""
-        cdef uint32_t at = s.cursor, k
-        for k in range(s.n_servers):
-            at = s.newest if at == SERVER_NONE else self.servers[at].next
-            if at == SERVER_NONE:
-                at = s.newest
-            if server_takes(self.servers + at):
-                s.cursor = at
-                return at
-        return SERVER_NONE
-
-    cdef uint32_t by_wrr(self, Service *s) noexcept nogil:
-        """Those with at least the weight that is served now, which falls by the common divisor with every round."""
-        cdef uint32_t at = s.cursor, k, rounds
-        if s.mw <= 0:
-            return SERVER_NONE
-        # From anywhere in a round, all weights are served within their number of rounds and one.
-        rounds = <uint32_t>(s.mw // s.di) + 2
-        for k in range(rounds * (s.n_servers + 1)):
-            at = s.newest if at == SERVER_NONE else self.servers[at].next
-            if at == SERVER_NONE:
-                s.cw -= s.di
-                if s.cw <= 0:
-                    s.cw = s.mw
-                continue
-            if not self.servers[at].overloaded and self.servers[at].weight >= s.cw:
-                s.cursor = at
-                return at
-        return SERVER_NONE
-
-    cdef uint32_t by_load(self, const Service *s) noexcept nogil:
-        """The least loaded, by the scheduler's own measure; of equal ones the newest."""
-        cdef uint32_t at = s.newest, best = SERVER_NONE
-        cdef uint64_t load, least = 0
-        cdef uint64_t weight, of = 1
-        cdef const Server *d
-        while at != SERVER_NONE:
-            d = self.servers + at
-            if server_takes(d):
-                if s.scheduler == SCHED_NQ and d.active == 0:
-                    return at  # idle: nobody is faster
-                weight = 1 if s.scheduler == SCHED_LC else <uint64_t>d.weight
-                load = (<uint64_t>d.active + 1 if s.scheduler == SCHED_SED or s.scheduler == SCHED_NQ
-                        else (<uint64_t>d.active << 8) + d.inactive)
-                if best == SERVER_NONE or load * of < least * weight:
-                    best = at
-                    least = load
-                    of = weight
-            at = d.next
-        return best
-
     cdef uint32_t by_hash(self, Service *s, const uint8_t *addr, uint16_t port) noexcept nogil:
         """The server of an address (and a port), or another that takes it where that is allowed."""
         cdef uint64_t wish = hash_16(addr, port, self.seed)
-        cdef uint32_t fold, first, k, at
+        cdef uint32_t first, k, at
         if s.stale:
             self.deal(s)
         if s.scheduler == SCHED_MH:
             first = maglev_slot(wish, s.n_buckets)
         else:
-            fold = load_be32(addr)
-            if s.family == 6:
-                fold ^= load_be32(addr + 4) ^ load_be32(addr + 8) ^ load_be32(addr + 12)
-            first = <uint32_t>((fold + port) * <uint32_t>GOLDEN_32) >> 24
+            first = ipvs_bucket(addr, s.family, port)
         at = s.buckets[first]
         if at != SERVER_NONE and server_takes(self.servers + at):
             return at
@@ -185,15 +120,15 @@ cdef class ServiceTable:
         if s.n_servers == 0:
             server = SERVER_NONE
         elif s.scheduler == SCHED_RR:
-            server = self.by_rr(s)
+            server = by_rr(s, self.servers)
         elif s.scheduler == SCHED_WRR:
-            server = self.by_wrr(s)
+            server = by_wrr(s, self.servers)
         elif s.scheduler == SCHED_SH or s.scheduler == SCHED_MH:
             server = self.by_hash(s, client, sport if s.with_port else 0)
         elif s.scheduler == SCHED_DH:
             server = self.by_hash(s, to, dport if s.with_port else 0)
         else:
-            server = self.by_load(s)
+            server = by_load(s, self.servers)
         if server == SERVER_NONE:
             s.refused += 1
         else:
@@ -203,22 +138,7 @@ cdef class ServiceTable:
 
     cdef void changed(self, Service *s) noexcept nogil:
         """A server came, went, or has another weight: what schedulers keep is made anew."""
-        cdef uint32_t at = s.newest
-        cdef int32_t most = 0, step = 0
-        while at != SERVER_NONE:
-            if self.servers[at].weight > 0:
-                step = gcd(self.servers[at].weight, step)
-                if self.servers[at].weight > most:
-                    most = self.servers[at].weight
-            at = self.servers[at].next
-        s.di = step if step else 1
-        s.mw = most - (s.di - 1) if most else 0
-        if s.scheduler == SCHED_WRR:
-            s.cursor = SERVER_NONE
-            if s.cw > s.mw or s.cw == 0:
-                s.cw = s.mw
-            elif s.di > 1:
-                s.cw = s.cw // s.di * s.di + 1
+        wrr_changed(s, self.servers)
         s.stale = True
 
     cdef void deal(self, Service *s) noexcept nogil:
@@ -227,7 +147,7 @@ cdef class ServiceTable:
         cdef const Server *d
         s.stale = False
         if s.scheduler != SCHED_MH:
-            self.deal_by_turns(s)
+            deal_by_turns(s, self.servers)
             return
         while at != SERVER_NONE:
             d = self.servers + at
@@ -237,24 +157,6 @@ cdef class ServiceTable:
             n += 1
             at = d.next
         maglev_fill(s.buckets, s.n_buckets, self.entries, self.turns, n)
-
-    cdef void deal_by_turns(self, Service *s) noexcept nogil:
-        """sh and dh: as many buckets a turn as the weight is."""
-        cdef uint32_t at = SERVER_NONE, turns = 0, k
-        cdef int32_t weight
-        for k in range(HASH_BUCKETS):
-            if turns == 0 or at == SERVER_NONE:
-                at = s.newest if at == SERVER_NONE else self.servers[at].next
-                if at == SERVER_NONE:
-                    at = s.newest
-                if at == SERVER_NONE:
-                    s.buckets[k] = SERVER_NONE
-                    continue
-                weight = self.servers[at].weight if s.exact else self.servers[at].share
-                # One of weight 0 has a bucket a turn as well, and dh looks at no weight.
-                turns = 1 if s.scheduler == SCHED_DH or weight < 1 else <uint32_t>weight
-            s.buckets[k] = at
-            turns -= 1
 
     # --- counts of connections --------------------------------------------------------------------------
 
