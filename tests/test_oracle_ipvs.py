@@ -197,6 +197,32 @@ def by_load_or_turn(scheduler: str, number: int) -> Story:
     return story
 
 
+def full(scheduler: str) -> Story:
+    """Servers that take few connections: all refuse for a while, and then, one connection each less, all take some."""
+    rng = random.Random(f"{scheduler} full")
+    story = Story(scheduler)
+    lower = {0: 3, 1: 4, 2: 5}
+    for server in lower:
+        story.add(server, rng.choice((1, 2, 3, 6)), 2 * lower[server] + 1, lower[server])
+    for phase in range(8):
+        while len(story.overloaded()) < len(lower):
+            story.open(TCP, CLIENTS + rng.randrange(400) * 677, VIPS + 1)
+        for _ in range(phase % 3):
+            story.open(TCP, CLIENTS + rng.randrange(400) * 677, VIPS + 1)  # refused
+        for c in story.connections:
+            if c.state == TcpState.TCP_SYN_RECV:
+                story.segment(c, TcpDirection.TCP_IN, ACK)
+                story.segment(c, TcpDirection.TCP_IN, RST)
+        while story.overloaded():  # a connection each in turn, of those that have most to lose
+            rows = [row for row in story.look() if story.numbers[row[0]] in story.overloaded()]
+            most = max(rows, key=lambda row: row[2] + row[3] - lower[row[0]])
+            story.again(next(c for c in story.connections if c.closed and c.server == story.numbers[most[0]]))
+        if phase % 4 == 3:
+            server = rng.choice(list(lower))
+            story.edit(server, rng.choice((1, 2, 3, 6)), 2 * lower[server] + 1, lower[server])
+    return story
+
+
 def by_hash(scheduler: str, options: dict[str, bool]) -> Story:
     """Four hundred clients, or addresses that clients come for, several times, between changes of weights."""
     rng = random.Random(f"{scheduler} {options}")
@@ -226,6 +252,8 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Told:
     stories = {
         scheduler: [by_load_or_turn(scheduler, number) for number in range(len(SCENES))] for scheduler in SCHEDULERS
     }
+    for scheduler in SCHEDULERS:
+        stories[scheduler].append(full(scheduler))
     for scheduler, options in HASHES:
         stories.setdefault(scheduler, []).append(by_hash(scheduler, options))
     scenes = [story.scene for told in stories.values() for story in told]

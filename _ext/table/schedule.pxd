@@ -62,23 +62,45 @@ cdef inline void wrr_changed(Service *s, const Server *servers) noexcept nogil:
 
 
 cdef inline uint32_t by_wrr(Service *s, const Server *servers) noexcept nogil:
-    """Those with at least the weight that is served now, which falls by the common divisor with every round."""
-    cdef uint32_t at = s.cursor, k, rounds
+    """Those with at least the weight that is served now, which falls by the common divisor with every round.
+
+    Rounds that nobody is heavy enough for are skipped. Where nobody takes any, the next one begins at the list's head with the most weight,
+    unless the last round was under way already: then it goes on there, as in the kernel.
+    """
+    cdef uint32_t at = s.cursor
+    cdef int32_t most = -1  # weight of whoever takes one
     if s.mw <= 0:
         return SERVER_NONE
-    # From anywhere in a round, all weights are served within their number of rounds and one.
-    rounds = <uint32_t>(s.mw // s.di) + 2
-    for k in range(rounds * (s.n_servers + 1)):
+    while True:
         at = s.newest if at == SERVER_NONE else servers[at].next
-        if at == SERVER_NONE:
-            s.cw -= s.di
-            if s.cw <= 0:
-                s.cw = s.mw
+        if at != SERVER_NONE:
+            if not servers[at].overloaded and servers[at].weight >= s.cw:
+                s.cursor = at
+                return at
             continue
-        if not servers[at].overloaded and servers[at].weight >= s.cw:
-            s.cursor = at
-            return at
-    return SERVER_NONE
+        if most < 0:
+            most = heaviest(s, servers)
+            if most == 0:
+                if s.cursor == SERVER_NONE or s.cw > s.di:
+                    s.cursor = SERVER_NONE
+                    s.cw = s.mw
+                return SERVER_NONE
+        s.cw -= s.di
+        if s.cw <= 0:
+            s.cw = s.mw
+        if s.cw > most:
+            s.cw -= (s.cw - most + s.di - 1) // s.di * s.di
+
+
+cdef inline int32_t heaviest(const Service *s, const Server *servers) noexcept nogil:
+    """The most weight among those that take new connections; 0: none does."""
+    cdef uint32_t at = s.newest
+    cdef int32_t most = 0
+    while at != SERVER_NONE:
+        if not servers[at].overloaded and servers[at].weight > most:
+            most = servers[at].weight
+        at = servers[at].next
+    return most
 
 
 cdef inline uint32_t by_load(const Service *s, const Server *servers) noexcept nogil:

@@ -26,7 +26,7 @@ from typing import Any
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh")
 MARK = 1
 TIME_S = 9  # for a scene: IPVS forgets a closed connection after ten
-TICK_S = 0.025  # two of the kernel's ticks, after which what ends now has ended
+TICK_S = 0.025  # two of the kernel's ticks and more, after which what ends now has ended
 TCP, UDP, SYN = 6, 17, 0x02
 
 # linux/ip_vs.h
@@ -120,6 +120,12 @@ class Director:
         rows = re.findall(r"-> ([0-9A-F]{8}):0000 +Masq +(\d+) +(\d+) +(\d+)", text)
         return [[(int(at, 16) & 0xFFFF) - 1, int(weight), int(active), int(idle)] for at, weight, active, idle in rows]
 
+    def tick(self) -> None:
+        """Until a connection has ended, at the kernel's next tick; one of a server that was deleted is not seen to."""
+        began, seen = time.monotonic(), self.look()
+        while self.look() == seen and time.monotonic() - began < TICK_S:
+            time.sleep(0)
+
     def from_client(self, proto: int, client: int, sport: int, to: int, flags: int) -> int | None:
         """The server that a packet of a client has come to."""
         os.write(self.clients, packet(proto, client, sport, to, self.port, flags))
@@ -148,7 +154,7 @@ class Director:
                 [number] = what
                 servers[number] = self.from_client(*connections[number], SYN)
                 answers.append(servers[number])
-                time.sleep(TICK_S)
+                self.tick()
             elif verb == "in":
                 number, flags = what
                 self.from_client(*connections[number], flags)
