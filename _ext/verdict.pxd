@@ -81,6 +81,9 @@ cpdef enum Verdict:
     DROP_PORTS_FULL = 120
     DROP_UNRELATED = 121
     DROP_SOURCE_REFUSED = 122
+    DROP_INTERNAL = 123
+    DROP_PORT_CLOSED = 124
+    DROP_ENTRY_GONE = 125
     # DROP, inner fragments on their way to be translated.
     DROP_INNER_FRAGMENT_HELD = 112
     DROP_INNER_FRAGMENT_OVERLAP = 113

@@ -121,6 +121,11 @@ NetworkSpec
     gateway: tuple[str, ...] = ()
     gateway_mac: str | None = None
     router_mac: str | None = None
+    own: tuple[str, ...] = ()
+    outside: str = ''
+    internal: bool = False
+    preserve_source: bool = False
+    guard: bool = False
     learn: bool = True
     flood: str = 'head-end'
     proxy: bool = False
@@ -165,6 +170,7 @@ NodeSpec
     mesh: MeshSpec = MeshSpec()
     service: tuple[ServiceSpec, ...] = ()
     property domains
+    property expanded
     overlay_mtu(vtep: str) -> int
     property own_mac
     property ports
@@ -239,6 +245,14 @@ PlaneStats
     peers: Mapping[Place, Traffic]
     networks: Mapping[int, NetworkTraffic]
     fdb: Mapping[str, int] = dict()
+PublishSpec
+    network: str
+    published: int | str
+    target: int = 0
+    protocol: str = 'tcp'
+    mode: str = 'ingress'
+    bind: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 Replayed
     packets: int
     written: int
@@ -289,6 +303,9 @@ ServiceSpec
     fallback: bool = False
     with_port: bool = False
     masquerade: tuple[str, ...] = ()
+    removal: str = 'drain'
+    reset_idle: bool = False
+    hops: int = 0
     persistent_s: int = 0
     persistent4: int = 32
     persistent6: int = 128
@@ -297,6 +314,7 @@ ServiceSpec
     udp_s: int = 0
     servers_in: str = ''
     virtual: tuple[VirtualSpec, ...] = ()
+    publish: tuple[PublishSpec, ...] = ()
     server: tuple[ServerSpec, ...] = ()
     property families
 SpecError (VxlanFastError, ValueError)
@@ -420,6 +438,9 @@ Verdict (IntEnum)
     DROP_PORTS_FULL = 120
     DROP_UNRELATED = 121
     DROP_SOURCE_REFUSED = 122
+    DROP_INTERNAL = 123
+    DROP_PORT_CLOSED = 124
+    DROP_ENTRY_GONE = 125
     DROP_INNER_FRAGMENT_HELD = 112
     DROP_INNER_FRAGMENT_OVERLAP = 113
     DROP_INNER_FRAGMENT_BAD = 114

@@ -29,7 +29,8 @@ _HOME = {
     "Drift": "plane_stats", "NetworkTraffic": "plane_stats", "PlaneStats": "plane_stats", "Traffic": "plane_stats",
     "EndpointSpec": "node_spec", "NetworkSpec": "node_spec", "NodeSpec": "node_spec", "PeerSpec": "node_spec",
     "RouteSpec": "node_spec", "load_spec": "node_spec", "parse_spec": "node_spec",
-    "MeshSpec": "service_spec", "ServerSpec": "service_spec", "ServiceSpec": "service_spec",
+    "MeshSpec": "service_spec", "PublishSpec": "service_spec", "ServerSpec": "service_spec",
+    "ServiceSpec": "service_spec",
     "VirtualSpec": "service_spec", "Departure": "timed", "arrivals": "timed", "replay_timed": "timed",
     "networks_from_docker": "importers", "spec_from_docker": "importers", "spec_from_host": "importers",
     "to_toml": "importers",
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from vxlanfast.replay import Replayed as Replayed
     from vxlanfast.replay import replay_file as replay_file
     from vxlanfast.service_spec import MeshSpec as MeshSpec
+    from vxlanfast.service_spec import PublishSpec as PublishSpec
     from vxlanfast.service_spec import ServerSpec as ServerSpec
     from vxlanfast.service_spec import ServiceSpec as ServiceSpec
     from vxlanfast.service_spec import VirtualSpec as VirtualSpec

@@ -33,7 +33,7 @@ from vxlanfast.spec import TunnelSpec, compile_tunnel
 
 if TYPE_CHECKING:
     from vxlanfast.explain import Decision
-    from vxlanfast.service_spec import ServerSpec
+    from vxlanfast.service_spec import ServerSpec, ServiceSpec
 
 #: No such number, in tables of the core.
 NONE = 0xFFFFFFFF
@@ -57,7 +57,7 @@ class _Compiled:
     def __init__(self, spec: NodeSpec, mesh: MeshState) -> None:
         self.spec = spec
         members = _members(spec)
-        size = sum(len(n.ports) + 1 + n.several for n in spec.network) + SPARE_PLACES
+        size = sum(len(n.ports) + 2 + n.several for n in spec.network) + SPARE_PLACES
         size += sum(map(len, members.values())) + sum(len(n.aliases) for n in spec.network)
         self.nets = NetTable(max(1, len(spec.network)), seed=spec.seed)
         self.dests = DestTable(size, seed=spec.seed)
@@ -77,13 +77,17 @@ class _Compiled:
         self.vnis: dict[str, int] = {}  # by port
         self.tunnels: list[Encap] = []
         ports = {name: number for number, name in enumerate(spec.ports)}
-        served = {v.network for s in spec.service for v in s.virtual} | {s.servers_in for s in spec.service}
+        services = spec.expanded
+        served = {v.network for s in services for v in s.virtual} | {s.servers_in for s in services}
+        served |= {n.name for n in spec.network if n.outside or n.guard or n.preserve_source}
         meshed = {network.routed_with for network in spec.network if network.name in served}
         for network in spec.network:
             self.add_network(network, ports, members[network.vni], mesh.domain(network.routed_with), meshed)
         for networks in spec.domains.values():
             self.add_routes(networks)
-        self.add_virtual(spec)
+        for network in spec.network:
+            self.add_reach(network)
+        self.add_virtual(services)
         self.receive = Receive(
             self.nets, self.dests, local=[parse_ip(text) for text in spec.vtep], ports=[spec.port],
             underlay=ports[UNDERLAY], zero_csum6=spec.zero_csum6,
@@ -148,7 +152,7 @@ class _Compiled:
                 (ip_network(way.to).network_address.packed, ip_network(way.to).prefixlen, net, parse_ip(way.via))
                 for way in network.route
             ]
-            own = self.spec.own_mac if network.router_mac is None else parse_mac(network.router_mac)
+            own = self.router_mac(network)
             self.nets.set_gateway(
                 net, gateway_mac(network) if network.gateway else bytes(6), own,
                 addresses=[parse_ip(text) for text in network.gateway],
@@ -165,15 +169,50 @@ class _Compiled:
         self.gateways[dest] = vni
         self.fdb.set(net, mac, dest, local=True)
 
-    def add_virtual(self, spec: NodeSpec) -> None:
+    def add_reach(self, network: NetworkSpec) -> None:
+        """How far its stations reach, and this node's own addresses in it."""
+        net = self.net_of(network)
+        out = next((self.net_of(one) for one in self.spec.network if one.name == network.outside), None)
+        self.nets.set_reach(
+            net, out_net=out, internal=network.internal, returns=network.preserve_source, guard=network.guard
+        )
+        if not network.own and not network.preserve_source:
+            return
+        dest = self.dests.add_router(net)
+        self.gateways[dest] = network.vni
+        macs = {mac_of_ip(parse_ip(text)) for text in network.own}
+        if network.preserve_source:
+            macs.add(self.router_mac(network))
+        for mac in macs:
+            self.fdb.set(net, mac, dest, local=True)
+        for text in network.own:
+            self.neigh.set(net, parse_ip(text), mac_of_ip(parse_ip(text)), gateway=True)
+
+    def router_mac(self, network: NetworkSpec) -> bytes:
+        """What is routed into a network comes from it: as given, else of the node's own address there, else the
+        node's."""
+        if network.router_mac is not None:
+            return parse_mac(network.router_mac)
+        return mac_of_ip(parse_ip(network.own[0])) if network.own else self.spec.own_mac
+
+    def net_of(self, network: NetworkSpec) -> int:
+        """Its number."""
+        net = self.nets.find(network.vni)
+        assert net is not None
+        return net
+
+    def add_virtual(self, services: Sequence[ServiceSpec]) -> None:
         """Virtual addresses are the gateway's, on every node its own: their ARP and ping are answered here."""
-        by_name = {network.name: network for network in spec.network}
-        for service in spec.service:
+        by_name = {network.name: network for network in self.spec.network}
+        for service in services:
             for virtual in service.virtual:
                 network = by_name[virtual.network]
-                net = self.nets.find(network.vni)
-                assert net is not None
-                mac = gateway_mac(network) if network.gateway else spec.own_mac
+                net = self.net_of(network)
+                if parse_ip(virtual.address) in map(parse_ip, (*network.gateway, *network.own)):
+                    continue  # the node's own address already
+                mac = mac_of_ip(parse_ip(network.own[0])) if network.own else self.spec.own_mac
+                if network.gateway and not network.own:
+                    mac = gateway_mac(network)
                 if network.vni not in self.gateways.values():
                     self.add_gateway(net, network.vni, mac)
                 self.neigh.set(net, parse_ip(virtual.address), mac, gateway=True)
@@ -220,6 +259,7 @@ class _Compiled:
             nets[number] = NONE if found is None else found
         self.nets.adopt(other.nets)
         self.groups.adopt(other.groups, dests, nets)
+        self.mesh.move_returns(dests)
         self.fit.idents = other.fit.idents
         return self.fdb.adopt(other.fdb, dests, nets)
 

@@ -51,7 +51,7 @@ class MeshState:
     def node(self, nets: NetTable, dests: DestTable, spec: MeshSpec) -> Mesh:
         """The node of a compiled plane."""
         mesh = Mesh(
-            nets, dests, self.services, self.conns, exact=spec.semantics == "ipvs", reuse=spec.reuse,
+            nets, dests, services=self.services, conns=self.conns, exact=spec.semantics == "ipvs", reuse=spec.reuse,
             forget=spec.forget, sloppy=spec.sloppy, seed=self.seed,
         )  # fmt: skip
         mesh.set_timeouts(tcp_s=spec.tcp_s, fin_s=spec.fin_s, udp_s=spec.udp_s)
@@ -62,17 +62,18 @@ class MeshState:
         for key in ("connections", "source_limit", "services", "servers", "seed"):
             if getattr(spec.mesh, key) != getattr(self.spec, key):
                 raise SpecError(f"mesh: {key}: it is set when a plane is made, and stays")
-        wanted = {(s.name, family) for s in spec.service for family in s.families}
+        expanded = spec.expanded
+        wanted = {(s.name, family) for s in expanded for family in s.families}
         if len(wanted) > self.spec.services:
             raise TableFullError(f"all {self.spec.services} services are taken")
-        servers = sum(family_of(one.address) in s.families for s in spec.service for one in s.server)
+        servers = sum(family_of(one.address) in s.families for s in expanded for one in s.server)
         if servers + self.services.n_removed > self.spec.servers:
             raise TableFullError(f"all {self.spec.servers} servers are taken")
 
     def reconcile(self, spec: NodeSpec, mesh: Mesh, now_ns: int = 0) -> None:
         """Be what the spec says, and touch nothing that is so already: connections, cursors and counts go on."""
         by_name = {network.name: network for network in spec.network}
-        wanted = {(s.name, family): s for s in spec.service for family in s.families}
+        wanted = {(s.name, family): s for s in spec.expanded for family in s.families}
         for key in self.numbers.keys() - wanted.keys():
             self._remove(key, mesh, now_ns)
         for (name, family), service in wanted.items():
@@ -100,6 +101,7 @@ class MeshState:
             home = service.servers_in or service.virtual[0].network
             self.services.set_policy(
                 number, out_domain=self.domain(by_name[home].routed_with), masq=masq, hairpin=masq is None,
+                removal=service.removal, reset=service.reset_idle, hops=service.hops,
                 tcp_s=service.tcp_s, fin_s=service.fin_s, udp_s=service.udp_s, persist_s=service.persistent_s,
                 persist_len=service.persistent4 if family == 4 else service.persistent6,
             )  # fmt: skip

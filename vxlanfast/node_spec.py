@@ -10,10 +10,10 @@ from itertools import count, pairwise
 from os import PathLike, fspath
 from typing import Any
 
-from vxlanfast.addr import VNI_MAX, mac_of_ip, parse_ip, parse_mac
+from vxlanfast.addr import VNI_MAX, format_ip, mac_of_ip, parse_ip, parse_mac
 from vxlanfast.checks import address, among, is_address, rule_error, station
 from vxlanfast.errors import SpecError
-from vxlanfast.service_spec import MeshSpec, ServerSpec, ServiceSpec, VirtualSpec, check_services
+from vxlanfast.service_spec import MeshSpec, PublishSpec, ServerSpec, ServiceSpec, VirtualSpec, check_services
 from vxlanfast.spec import DEFAULT_PORT, MTU_MIN, check_port
 
 #: The port by which packets of the underlay come and go.
@@ -127,6 +127,13 @@ class NetworkSpec:
     ``lan``: a network of this node alone, without VNI and tunnels. ``domain``: networks with the same one are routed
     between ("": those of one name). ``router_mac``: what its gateway routes into it comes from (None: the node's).
     ``route``: prefixes behind routers in it.
+
+    ``own``: addresses in it that are this node's alone, with MACs made of them: a load balancer's, which Swarm has one
+    of for each node and network; virtual addresses have its MAC then, else the gateway's. ``outside``: the network (a
+    lan) that what is in none of the domain's subnets is masqueraded into, "" for none. ``internal``: nothing leaves
+    the domain or enters it. ``preserve_source``: what comes by a tunnel from outside the domain is answered to the
+    VTEP that it came by, so that tasks may see their clients' own addresses. ``guard``: its ports are open to
+    services, and to nothing else.
     """
 
     name: str
@@ -137,6 +144,11 @@ class NetworkSpec:
     gateway: tuple[str, ...] = ()
     gateway_mac: str | None = None
     router_mac: str | None = None
+    own: tuple[str, ...] = ()
+    outside: str = ""
+    internal: bool = False
+    preserve_source: bool = False
+    guard: bool = False
     learn: bool = True
     flood: str = "head-end"
     proxy: bool = False
@@ -174,8 +186,10 @@ class NetworkSpec:
                 ip_network(text)
             except ValueError:
                 raise rule_error("subnet", text, "a prefix without host bits, such as 10.0.9.0/24") from None
-        for text in self.gateway:
-            address("gateway", text)
+        for text in (*self.gateway, *self.own):
+            address("gateway" if text in self.gateway else "own", text)
+        if self.internal and self.outside:
+            raise rule_error("outside", self.outside, "an internal network reaches nothing outside")
         for text in self.gateway:
             subnets = [net for net in map(ip_network, self.subnet) if net.version == ip_address(text).version]
             if subnets and not any(ip_address(text) in net for net in subnets):
@@ -187,6 +201,10 @@ class NetworkSpec:
     def _check_addresses(self) -> None:
         """No two stations with one address, and no member VTEP twice."""
         seen: dict[bytes, str] = {parse_ip(text): f"gateway {text}" for text in self.gateway}
+        for text in self.own:
+            if parse_ip(text) in seen:
+                raise rule_error("own", text, f"taken already, by {seen[parse_ip(text)]}")
+            seen[parse_ip(text)] = f"own {text}"
         places: dict[bytes, EndpointSpec] = {}
         for endpoint in self.endpoint:
             for text in endpoint.ip:
@@ -325,17 +343,66 @@ class NodeSpec:
         self._check_services()
 
     def _check_services(self) -> None:
-        """Services name networks that there are, and do not take each other's ports."""
-        names = {network.name for network in self.network}
+        """Services name networks that there are, and do not take each other's ports; domains agree on how far they
+        reach."""
+        by_name = {network.name: network for network in self.network}
+        known = ", ".join(sorted(by_name)) or "no networks"
         for service in self.service:
-            for key, name in [("servers_in", service.servers_in), *(("network", v.network) for v in service.virtual)]:
-                if name not in names and (name or key == "network"):
-                    known = ", ".join(sorted(names)) or "no networks"
+            named = [("servers_in", service.servers_in), *(("network", v.network) for v in service.virtual)]
+            named += [("network", p.network) for p in service.publish]
+            for key, name in named:
+                if name not in by_name and (name or key == "network"):
                     raise rule_error(key, name, f"service {service.name}: there are {known}")
-        if len({service.name for service in self.service}) < len(self.service):
-            twice = [s.name for s in self.service]
-            raise rule_error("service", next(name for name in twice if twice.count(name) > 1), "given twice")
-        check_services(self.service)
+        names = [service.name for service in self.service]
+        for name in names:
+            if names.count(name) > 1:
+                raise rule_error("service", name, "given twice")
+        for network in self.network:
+            if network.outside and not (network.outside in by_name and by_name[network.outside].lan):
+                rule = f"network {network.name}: the name of a lan; there are {known}"
+                raise rule_error("outside", network.outside, rule)
+        for domain, networks in self.domains.items():
+            if len({network.internal for network in networks}) > 1:
+                raise rule_error("internal", True, f"domain {domain}: all of its networks are, or none")
+        check_services(self.expanded)
+
+    @property
+    def expanded(self) -> tuple[ServiceSpec, ...]:
+        """Services with their published ports as virtual addresses: of each address that the node has where they are
+        published."""
+        return tuple(one for service in self.service for one in self._expand(service))
+
+    def _expand(self, service: ServiceSpec) -> Iterator[ServiceSpec]:
+        by_name = {network.name: network for network in self.network}
+        virtual = {"ingress": list(service.virtual), "host": []}
+        for publish in service.publish:
+            network = by_name[publish.network]
+            addresses = {parse_ip(text): text for text in (*network.gateway, *network.own)}
+            bound = [parse_ip(text) for text in publish.bind] or list(addresses)
+            for packed in bound:
+                if packed not in addresses:
+                    rule = f"service {service.name}: no address of network {publish.network}"
+                    raise rule_error("bind", format_ip(packed), rule)
+                sources = tuple(t for t in publish.sources if len(ip_network(t).network_address.packed) == len(packed))
+                if publish.sources and not sources:
+                    continue
+                virtual[publish.mode].append(
+                    VirtualSpec(
+                        network=publish.network, address=addresses[packed], protocol=publish.protocol,
+                        port=publish.published, target=publish.target, sources=sources,
+                    )
+                )  # fmt: skip
+        if virtual["ingress"] or not service.publish:
+            yield replace(service, virtual=tuple(virtual["ingress"]), publish=())
+        if virtual["host"]:
+            home = by_name[service.servers_in or service.publish[0].network]
+            here = {parse_ip(text) for endpoint in home.endpoint if endpoint.port is not None for text in endpoint.ip}
+            servers = tuple(server for server in service.server if parse_ip(server.address) in here)
+            if servers:
+                name = f"{service.name} (host)"
+                yield replace(
+                    service, name=name, virtual=tuple(virtual["host"]), publish=(), server=servers, masquerade=()
+                )
 
     @property
     def ports(self) -> tuple[str, ...]:
@@ -369,7 +436,7 @@ class NodeSpec:
 
 _NESTED = {
     "network": NetworkSpec, "endpoint": EndpointSpec, "peer": PeerSpec, "route": RouteSpec, "service": ServiceSpec,
-    "virtual": VirtualSpec, "server": ServerSpec,
+    "virtual": VirtualSpec, "publish": PublishSpec, "server": ServerSpec,
 }  # fmt: skip
 #: Tables of a file that stand beside [node] and are its fields.
 _BESIDE = {"network": "[[network]]", "service": "[[service]]", "mesh": "[mesh]"}

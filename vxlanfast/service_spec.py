@@ -11,6 +11,8 @@ from vxlanfast.errors import SpecError
 
 PROTOCOLS = {"any": 0, "tcp": 6, "udp": 17, "sctp": 132}
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh")
+REMOVALS = ("drain", "hold", "reset", "reschedule")
+MODES = ("ingress", "host")
 SEMANTICS = ("fixed", "ipvs")
 TIMEOUT_MAX_S = 31 * 86400
 
@@ -87,15 +89,52 @@ class VirtualSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishSpec:
+    """A port of the node's own addresses in ``network`` (a lan), or a range of them, that is a service's.
+
+    ``target``: the port of the task, or the first of them; 0: the same. ``mode``: "ingress" reaches tasks wherever
+    they are, "host" those of this node alone, and not masqueraded. ``bind``: of the node's addresses, only these.
+    ``sources``: prefixes that clients must be of; none: anybody.
+    """
+
+    network: str
+    published: int | str
+    target: int = 0
+    protocol: str = "tcp"
+    mode: str = "ingress"
+    bind: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        first, last = parse_ports("published", self.published)
+        among("target", self.target, 0, 65535 - (last - first))
+        if self.protocol not in PROTOCOLS or self.protocol == "any":
+            raise rule_error("protocol", self.protocol, ", ".join(one for one in PROTOCOLS if one != "any"))
+        if self.mode not in MODES:
+            raise rule_error("mode", self.mode, " or ".join(MODES))
+        for text in self.bind:
+            address("bind", text)
+        for text in self.sources:
+            try:
+                ip_network(text)
+            except ValueError:
+                raise rule_error("sources", text, "a prefix without host bits, such as 10.0.0.0/8") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
     """A service: where clients find it, who serves it, and how a server is chosen.
 
     ``scheduler``: rr, wrr, lc, wlc, sed, nq, sh, dh or mh, as IPVS defines them; of the hashing ones, ``fallback``: an
     overloaded server's clients go to others, ``with_port``: the client's port counts. ``masquerade``: an address that
     servers see in place of the client's, one of a family; none: they see the client. ``persistent_s``: clients of one
-    prefix (``persistent4``, ``persistent6`` bits) stay with their server so long. ``tcp_s`` (open), ``fin_s`` (being
-    closed), ``udp_s``: seconds after which a silent connection goes, 0 for the node's. ``servers_in``: the network that
-    servers are reached from, where it is not that of the clients.
+    prefix (``persistent4``, ``persistent6`` bits) stay with their server so long. ``removal``: what becomes of
+    connections to a server that goes: "drain" (they go on; of UDP, the next datagram goes to another), "reset" (both
+    ends are told), "hold" (they wait for it, as in IPVS) or "reschedule" (the client's next packet begins anew).
+    ``reset_idle``: both ends are told when an open connection has been silent too long, instead of being left to find
+    out. ``hops``: routers on its way that are seen in the TTL alone. ``tcp_s`` (open), ``fin_s`` (being closed),
+    ``udp_s``: seconds after which a silent connection goes, 0 for the node's. ``servers_in``: the network that servers
+    are reached from, where it is not that of the clients.
     """
 
     name: str
@@ -103,6 +142,9 @@ class ServiceSpec:
     fallback: bool = False
     with_port: bool = False
     masquerade: tuple[str, ...] = ()
+    removal: str = "drain"
+    reset_idle: bool = False
+    hops: int = 0
     persistent_s: int = 0
     persistent4: int = 32
     persistent6: int = 128
@@ -111,11 +153,15 @@ class ServiceSpec:
     udp_s: int = 0
     servers_in: str = ""
     virtual: tuple[VirtualSpec, ...] = ()
+    publish: tuple[PublishSpec, ...] = ()
     server: tuple[ServerSpec, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scheduler not in SCHEDULERS:
             raise rule_error("scheduler", self.scheduler, ", ".join(SCHEDULERS))
+        if self.removal not in REMOVALS:
+            raise rule_error("removal", self.removal, ", ".join(REMOVALS))
+        among("hops", self.hops, 0, 254)
         sizes = [len(address("masquerade", text)) for text in self.masquerade]
         if len(set(sizes)) < len(sizes):
             raise rule_error("masquerade", list(self.masquerade), "one address of a family")
@@ -129,7 +175,7 @@ class ServiceSpec:
             if place in seen:
                 raise rule_error("server", f"{server.address} port {server.port}", "given twice")
             seen.add(place)
-        networks = {virtual.network for virtual in self.virtual}
+        networks = {one.network for one in self.virtual} | {one.network for one in self.publish}
         if len(networks) > 1 and not self.servers_in:
             several = ", ".join(sorted(networks))
             raise rule_error("servers_in", "", f"needed where clients are in several networks: {several}")

@@ -1,8 +1,9 @@
 from typing import Self
 
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 from vxlanfast._ext.batch import PacketBatch
+from vxlanfast._ext.node.track import Track
 from vxlanfast._ext.table.conn import ConnTable
 from vxlanfast._ext.table.dest import DestTable
 from vxlanfast._ext.table.fragments import FragmentTable
@@ -11,26 +12,17 @@ from vxlanfast._ext.table.service import ServiceTable
 from vxlanfast._ext.verdict import Verdict
 
 @disjoint_base
-class Mesh:
-    services: ServiceTable
-    conns: ConnTable
-    exact: bool
-    reuse: bool
-    forget: bool
-    sloppy: bool
+class Mesh(Track):
     fragments: FragmentTable
-    opened: int
-    expired: int
-    evicted: int
-    forged: int
+    told: int
     errors: int
     def __new__(
         cls,
         nets: NetTable,
         dests: DestTable,
+        *,
         services: ServiceTable,
         conns: ConnTable,
-        *,
         exact: bool = False,
         reuse: bool = True,
         forget: bool = False,
@@ -39,9 +31,5 @@ class Mesh:
     ) -> Self: ...
     def process(self, batch: PacketBatch) -> PacketBatch: ...
     def remove_server(self, server: int, now_ns: int = 0) -> int: ...
-    def end_connection(self, number: int) -> None: ...
-    def set_timeouts(self, *, tcp_s: int = 0, fin_s: int = 0, udp_s: int = 0) -> None: ...
-    def set_mode(
-        self, *, reuse: bool | None = None, forget: bool | None = None, sloppy: bool | None = None
-    ) -> None: ...
+    def move_returns(self, dests: Buffer) -> None: ...
     def counters(self) -> dict[Verdict, int]: ...

@@ -3,7 +3,7 @@
 It takes the rows that Bridge gave a gateway, before Route forwards them, and those that answer a client behind a port of ours.
 What the kernel does was seen of one (Linux 6.1); ``exact`` does the same, where without it something better is done and said.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -11,301 +11,109 @@ from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_count
 from vxlanfast._ext.node.defrag cimport defrag_row
 from vxlanfast._ext.node.nat cimport NatTuple, nat_apply, nat_has_ports, nat_original, nat_tuple
 from vxlanfast._ext.node.reply cimport become_error, icmp_allowed, may_report
+from vxlanfast._ext.node.reset cimport reset_room, reset_row
+from vxlanfast._ext.node.track cimport SECOND_NS, TEMPLATE, Track
 from vxlanfast._ext.node.seen cimport SEEN_ERROR, SEEN_FLOW, SEEN_PART, Seen, look
 from vxlanfast._ext.table.conn cimport (
-    CONN_ACTIVE, CONN_ANSWERED, CONN_MASQ, CONN_NONE, Conn, ConnKey, ConnTable, bucket_hits, conn_bucket, conn_is,
-    conn_key, ctz, port_dst, port_pair, port_src,
+    CONN_REDIRECT, CONN_RETURN, CONN_MASQ, CONN_NONE, Conn, ConnKey, bucket_hits, conn_bucket, conn_is, conn_key, ctz,
+    key_reverse, port_dst, port_number, port_pair, port_src,
 )
-from vxlanfast._ext.table.dest cimport DEST_GATEWAY, DEST_PORT, Dest, DestTable
+from vxlanfast._ext.table.dest cimport DEST_NONE, DEST_PEER, DEST_PORT, Dest, DestTable, dest_is_ours
 from vxlanfast._ext.table.fragments cimport FragmentTable
-from vxlanfast._ext.table.hash cimport hash_u64, prefetch, table_memory
+from vxlanfast._ext.table.hash cimport prefetch, table_memory
 from vxlanfast._ext.table.match cimport MATCH_NONE, Match
-from vxlanfast._ext.table.net cimport NET_MESH, NET_NONE, Net, NetTable
+from vxlanfast._ext.table.net cimport (
+    NET_GATEWAY4, NET_GATEWAY6, NET_GUARD, NET_INTERNAL, NET_MESH, NET_NONE, NET_OUTBOUND, NET_RETURN, Net, NetTable, route_find,
+)
+from vxlanfast._ext.table.sctpstate cimport ASSOC_CLOSED
 from vxlanfast._ext.table.service cimport (
-    SERVER_NONE, SERVICE_HAIRPIN, SERVICE_MASQ, SERVICE_NONE, Server, Service, ServiceTable,
+    REMOVAL_HOLD, REMOVAL_RESCHEDULE, REMOVAL_RESET, SERVER_NONE, SERVICE_HAIRPIN, SERVICE_MASQ, Server, Service,
 )
-from vxlanfast._ext.table.tcpstate cimport (
-    TCP_CLOSE, TCP_ESTABLISHED, TCP_FIN_WAIT, TCP_IN, TCP_OUT, TCP_STATES, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT,
-    tcp_is_active, tcp_next, tcp_timeout_s,
-)
+from vxlanfast._ext.table.tcpstate cimport TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_TIME_WAIT, tcp_is_active
+from vxlanfast._ext.table.wheel cimport wheel_put_off
 from vxlanfast._ext.verdict cimport (
-    Verdict, PASS, DROP_CONN_FULL, DROP_NO_ROUTE, DROP_NO_SERVER, DROP_PORTS_FULL, DROP_SERVER_GONE, DROP_SOURCE_FULL, DROP_SOURCE_REFUSED, DROP_TTL,
+    Verdict, PASS, DROP_CONN_FULL, DROP_ENTRY_GONE, DROP_INTERNAL, DROP_PORT_CLOSED, DROP_NO_ROUTE, DROP_NO_SERVER, DROP_PORTS_FULL, DROP_SERVER_GONE, DROP_SOURCE_FULL, DROP_SOURCE_REFUSED, DROP_TTL,
     DROP_UNRELATED, RULE_BALANCED, RULE_MASQUERADED, RULE_NO_SERVER, RULE_RELATED, RULE_RETURNED, RULE_TTL,
     VERDICT_COUNT,
 )
-from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_pseudo6
+from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_pseudo6, csum_update
 from vxlanfast._ext.wire.endian cimport likely, load_be16, store_be16
+from vxlanfast._ext.wire.eth cimport ETH_OFF_DST, ETH_OFF_SRC
 from vxlanfast._ext.wire.icmp cimport (
     ICMP6_DEST_UNREACH, ICMP6_TIME_EXCEEDED, ICMP_DEST_UNREACH, ICMP_OFF_CSUM, ICMP_TIME_EXCEEDED, icmp6_csum_ok,
     icmp_csum_ok,
 )
 from vxlanfast._ext.wire.ipv4 cimport (
-    IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_OFF_DST, IPV4_OFF_SRC, IPV4_OFF_TTL,
+    IP_PROTO_ICMPV6, IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_OFF_CSUM, IPV4_OFF_DST, IPV4_OFF_SRC, IPV4_OFF_TTL,
 )
 from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_DST, IPV6_OFF_HOPS, IPV6_OFF_SRC
-from vxlanfast._ext.wire.tcp cimport (
-    TCP_FLAG_ACK, TCP_FLAG_FIN, TCP_FLAG_RST, TCP_FLAG_SYN, TCP_OFF_DATA_OFF, tcp_ack, tcp_seq,
-)
+from vxlanfast._ext.wire.sctp cimport SCTP_INIT, sctp_chunk, sctp_csum_ok, sctp_set_csum
+from vxlanfast._ext.wire.tcp cimport TCP_FLAG_RST, TCP_FLAG_SYN
 
 cdef enum:
     DOMAINS = 65536
+    NO_DOMAIN = 0xFFFF
+    RESETS_MAX = 1024           # connections that a batch may end with resets
     VECTOR = 32                 # rows of which the cache lines are fetched together
     EXPIRE_BUDGET = 4096        # timers looked at before a batch: a storm of them is spread over many
-    SECOND_NS = 1000000000
-    UDP_S = 300                 # IPVS's
-    ECHO_S = 30                 # nf_conntrack's
-    # How far ahead of what has been seen a segment may be and still move what is expected: losses before us leave gaps.
-    SEQ_AHEAD = 1 << 22
-    FIN_AHEAD = 1 << 16
     UNREACH_PORT = 3            # code of ICMP type 3 (RFC 792) …
     UNREACH6_PORT = 4           # … and of ICMPv6 type 1 (RFC 4443 §3.1)
-    PORT_LOW_END = 512          # classes of source ports, within which masquerade stays (nf_nat_l4proto_unique_tuple)
-    PORT_LOW_FIRST = 1
-    PORT_SYSTEM_FIRST = 600
-    PORT_USER_FIRST = 1024
-
-
-cdef inline uint16_t port_number(uint16_t port) noexcept nogil:
-    """A port, as it stands in a packet, as a number."""
-    return load_be16(<const uint8_t *>&port)
 
 
 cdef inline bint same_address(const uint8_t *a, const uint8_t *b, uint32_t n) noexcept nogil:
     return memcmp(a, b, n) == 0
 
 
-cdef class Mesh:
+cdef class Mesh(Track):
     """Rows to gateways, and answers to clients behind our ports, by the connection they belong to.
 
-    ``exact``: IPVS's own behaviour. ``reuse``, ``forget``, ``sloppy``: its conn_reuse_mode, expire_nodest_conn and sloppy_tcp.
+    ``services``, ``conns``: its tables. ``exact``: IPVS's own behaviour. ``reuse``, ``forget``, ``sloppy``: its conn_reuse_mode, expire_nodest_conn and sloppy_tcp.
     ``seed``: of the ports that masquerade draws.
     """
 
-    def __cinit__(self, NetTable nets not None, DestTable dests not None, ServiceTable services not None, ConnTable conns not None, *,
-                  bint exact=False, bint reuse=True, bint forget=False, bint sloppy=False, uint64_t seed=0):
-        cdef int state
+    def __cinit__(self, NetTable nets not None, DestTable dests not None, **options):
         cdef uint32_t i
         self.fragments = FragmentTable()
         self.nets = nets
         self.dests = dests
-        self.services = services
-        self.conns = conns
-        self.exact = exact
-        self.reuse = reuse
-        self.forget = forget
-        self.sloppy = sloppy
-        self.seed = hash_u64(seed, 1)
-        for state in range(TCP_STATES):
-            self.tcp_ns[state] = <int64_t>tcp_timeout_s[state] * SECOND_NS
-        self.udp_ns = <int64_t>UDP_S * SECOND_NS
-        self.echo_ns = <int64_t>ECHO_S * SECOND_NS
-        self.pools = <Pool *>table_memory(POOLS * sizeof(Pool))
         self.ways = <uint16_t *>table_memory(DOMAINS * sizeof(uint16_t))
-        if self.pools == NULL or self.ways == NULL:
-            raise MemoryError("no room for the pools of source ports")
+        self.gateways = <uint32_t *>table_memory((<uint64_t>nets.size + 1) * sizeof(uint32_t))
+        if self.ways == NULL or self.gateways == NULL:
+            raise MemoryError(f"no room for the ways of {DOMAINS} domains")
+        memset(self.gateways, 0xFF, <uint64_t>nets.size * sizeof(uint32_t))
+        for i in range(dests.size):
+            if dest_is_ours(dests.dests + i) and dests.dests[i].net < nets.size:
+                self.gateways[dests.dests[i].net] = i
         memset(self.ways, 0xFF, DOMAINS * sizeof(uint16_t))
         for i in range(nets.size):
             if self.ways[nets.nets[i].domain] == NET_NONE:
                 self.ways[nets.nets[i].domain] = <uint16_t>i
 
     def __dealloc__(self):
-        free(self.pools)
         free(self.ways)
+        free(self.gateways)
 
-    # --- a connection's life ----------------------------------------------------------------------------
-
-    cdef int64_t timeout(self, const Conn *e) noexcept nogil:
-        """How long it may be silent as it is now."""
-        cdef const Service *s = NULL
-        if e.server != SERVER_NONE and self.services.servers[e.server].service != SERVICE_NONE:
-            s = self.services.services + self.services.servers[e.server].service
-        if e.proto == IP_PROTO_TCP:
-            if s != NULL and e.state == TCP_ESTABLISHED and s.timeout_s[0]:
-                return <int64_t>s.timeout_s[0] * SECOND_NS
-            if s != NULL and e.state == TCP_FIN_WAIT and s.timeout_s[1]:
-                return <int64_t>s.timeout_s[1] * SECOND_NS
-            return self.tcp_ns[e.state]
-        if e.proto == IP_PROTO_ICMP or e.proto == IP_PROTO_ICMPV6:
-            return self.echo_ns
-        if s != NULL and s.timeout_s[2]:
-            return <int64_t>s.timeout_s[2] * SECOND_NS
-        return self.udp_ns
-
-    cdef bint follow(self, Conn *e, bint reverse, const uint8_t *tcp, uint32_t payload, uint8_t *flags) noexcept nogil:
-        """Keep up with what each side has sent and acknowledged. ``flags`` lose a RST or FIN that cannot be of this connection
-        (RFC 5961 §3: a blind sender would have to guess the very number), and an ACK of what was never sent; False then."""
-        cdef uint32_t seq = tcp_seq(tcp), ack = tcp_ack(tcp), end = seq + payload
-        cdef uint32_t expected = e.seq_ack[not reverse], sent = e.seq_end[reverse]
-        cdef uint8_t f = flags[0]
-        cdef bint fine = True
-        if f & TCP_FLAG_SYN:
-            end += 1
-        if f & TCP_FLAG_FIN:
-            end += 1
-        if f & TCP_FLAG_RST:
-            if sent == 0 and f & TCP_FLAG_ACK:
-                fine = ack == e.seq_end[not reverse]  # refused before anything was said
-            else:
-                # What the other side waits for next, or anything on its way there.
-                fine = seq == sent or seq == expected or (expected != 0 and <int32_t>(seq - expected) >= 0 and <int32_t>(sent - seq) >= 0)
-            if not fine:
-                flags[0] = 0
-                return False
-            return True
-        if f & TCP_FLAG_FIN and sent != 0 and not (<int32_t>(seq - (expected if expected else sent)) >= 0
-                                                   and <int32_t>(seq - sent) < FIN_AHEAD):
-            flags[0] &= ~<uint8_t>TCP_FLAG_FIN
-            fine = False
-        if sent == 0 or 0 < <int32_t>(end - sent) < SEQ_AHEAD or (f & TCP_FLAG_SYN and e.state != TCP_ESTABLISHED):
-            e.seq_end[reverse] = end
-        if f & TCP_FLAG_ACK:
-            sent = e.seq_end[not reverse]
-            if e.state == TCP_SYN_RECV and not reverse and not f & TCP_FLAG_SYN \
-                    and (not e.flags & CONN_ANSWERED or <int32_t>(ack - sent) > 0 or <int32_t>(sent - ack) > FIN_AHEAD):
-                # Whoever has not seen the server's answer does not open a connection, and is not kept as one that did.
-                flags[0] &= ~<uint8_t>(TCP_FLAG_ACK | TCP_FLAG_FIN)
-                return False
-            if e.seq_ack[reverse] == 0 or 0 < <int32_t>(ack - e.seq_ack[reverse]) < SEQ_AHEAD:
-                e.seq_ack[reverse] = ack
-                if sent != 0 and 0 < <int32_t>(ack - sent) < SEQ_AHEAD:
-                    e.seq_end[not reverse] = ack  # it has come, though not by us
-        return fine
-
-    cdef void advance(self, Conn *e, uint32_t number, bint reverse, const Seen *s, const uint8_t *l4) noexcept nogil:
-        """A packet of a connection has come: its state, its time, and who counts it as what."""
-        cdef uint8_t state = e.state, flags = s.flags, lost
-        cdef uint32_t hdr_len, payload
-        cdef int64_t expires
-        if e.proto == IP_PROTO_TCP:
-            if self.exact:
-                state = tcp_next(TCP_OUT if reverse else TCP_IN, state, flags)
-            else:
-                hdr_len = s.l4 + (l4[TCP_OFF_DATA_OFF] >> 4) * 4
-                payload = s.length - hdr_len if s.length > hdr_len else 0
-                if not self.follow(e, reverse, l4, payload, &flags):
-                    self.forged += 1
-                if flags & (TCP_FLAG_RST | TCP_FLAG_SYN | TCP_FLAG_FIN | TCP_FLAG_ACK):
-                    state = tcp_next(TCP_OUT if reverse else TCP_IN, state, flags)
-            if state != e.state:
-                e.state = state
-                if tcp_is_active(state) != ((e.flags & CONN_ACTIVE) != 0) and e.server != SERVER_NONE:
-                    self.services.turn(e.server, not e.flags & CONN_ACTIVE)
-                    e.flags ^= CONN_ACTIVE
-                if state == TCP_ESTABLISHED:
-                    self.conns.delist(number)
-                elif state == TCP_TIME_WAIT or state == TCP_CLOSE:
-                    self.conns.enlist(number, True)
-                elif state != TCP_SYN_RECV and state != TCP_SYN_SENT:
-                    self.conns.delist(number)
-        elif reverse and not e.flags & CONN_ANSWERED:
-            self.conns.delist(number)  # somebody is there
-        if reverse:
-            e.flags |= CONN_ANSWERED
-        expires = self.now_ns + self.timeout(e)
-        if likely(expires >= e.expires_ns):
-            e.expires_ns = expires
-        else:
-            self.conns.wheel.start(number, expires, self.now_ns)
-
-    cdef void end(self, uint32_t number) noexcept nogil:
-        """A connection goes: its server has one less, its source port is free."""
-        cdef Conn *e = self.conns.conns + number
-        cdef ConnKey reverse
-        cdef Pool *pool
-        cdef uint64_t tuple = 0
-        if e.server != SERVER_NONE:
-            self.services.unbind(e.server, (e.flags & CONN_ACTIVE) != 0)
-        if e.flags & CONN_MASQ:
-            self.conns.key_of(number, True, &reverse)
-            pool = self.pool_of(&reverse, &tuple)
-            if pool.tuple == tuple:
-                pool.freed += 1
-                pool.hint = port_number(port_dst(reverse.ports))
-        self.conns.close(number)
-
-    cdef bint make_room(self) noexcept nogil:
-        """There is room for one more, or somebody went for it: those first who have not been answered, never the established."""
-        cdef uint32_t victim
-        if self.conns.size < self.conns.capacity:
-            return True
-        victim = self.conns.victim()
-        if victim == CONN_NONE:
-            return False
-        self.end(victim)
-        self.evicted += 1
-        return True
-
-    cdef void expire(self, int64_t now_ns, uint32_t budget) noexcept nogil:
-        """Those whose time has come go, ``budget`` timers looked at."""
-        cdef uint32_t due[256]
-        cdef uint32_t n, k
-        while True:
-            n = self.conns.wheel.expire(now_ns, due, 256, budget)
-            for k in range(n):
-                self.end(due[k])
-            self.expired += n
-            if n < 256 or budget <= n:
-                return
-            budget -= n
-
-    # --- source ports -----------------------------------------------------------------------------------
-
-    cdef uint64_t draw(self) noexcept nogil:
-        """The next random number of the seed."""
-        self.drawn += 1
-        return hash_u64(self.drawn, self.seed)
-
-    cdef Pool *pool_of(self, const ConnKey *reverse, uint64_t *tuple) noexcept nogil:
-        """What is known of the ports of one tuple: server, masquerade address, protocol."""
-        cdef ConnKey key
-        cdef uint32_t size = 4 if reverse.family == 4 else 16
-        conn_key(&key, reverse.addrs, reverse.addrs + size, port_pair(port_src(reverse.ports), 0), reverse.domain, reverse.proto,
-                 reverse.family, self.conns.seed)
-        tuple[0] = hash_u64(key.hash, self.seed) | 1
-        return self.pools + (key.hash & (POOLS - 1))
-
-    cdef bint pick_port(self, ConnKey *reverse) noexcept nogil:
-        """A masquerading port, so that no two connections have answers alike: the client's own while that is free, else any of its
-        class. False: there is none left. ``reverse`` has the client's, and gets what was picked."""
-        cdef uint8_t addrs[32]
-        cdef uint32_t size = 4 if reverse.family == 4 else 16, first, count, at, k
-        cdef uint16_t dport = port_src(reverse.ports), want, port
-        cdef uint8_t raw[2]
-        cdef uint64_t tuple = 0
-        cdef Pool *pool
-        if self.conns.find(reverse) == CONN_NONE:
-            return True
-        memcpy(addrs, reverse.addrs, 32)
-        want = port_number(port_dst(reverse.ports))
-        if want < PORT_LOW_END:
-            first = PORT_LOW_FIRST
-            count = PORT_LOW_END - first
-        elif want < PORT_USER_FIRST:
-            first = PORT_SYSTEM_FIRST
-            count = PORT_USER_FIRST - first
-        else:
-            first = PORT_USER_FIRST
-            count = 65536 - first
-        pool = self.pool_of(reverse, &tuple)
-        at = <uint32_t>(self.draw() % count)
-        if pool.tuple == tuple and want >= PORT_USER_FIRST:
-            if pool.freed == 0:
-                return False  # nothing has come back since
-            if pool.hint >= first:
-                at = pool.hint - first
+    cdef int send_resets(self, Columns *c) noexcept nogil:
+        """What ``tell`` has noted becomes rows, so many a batch: 0, or -1 for no memory."""
+        cdef uint32_t count = self.n_resets if self.n_resets < RESETS_MAX else RESETS_MAX, k, side
+        cdef uint16_t net
+        cdef const Conn *e
+        cdef const Net *n
+        if count == 0:
+            return 0
+        if reset_room(c, 2 * count):
+            return -1
         for k in range(count):
-            store_be16(raw, <uint16_t>(first + at))
-            memcpy(&port, raw, 2)
-            conn_key(reverse, addrs, addrs + size, port_pair(dport, port), reverse.domain, reverse.proto, reverse.family, self.conns.seed)
-            if self.conns.find(reverse) == CONN_NONE:
-                if pool.tuple == tuple and pool.freed:
-                    pool.freed -= 1
-                return True
-            at = at + 1 if at + 1 < count else 0
-        if want >= PORT_USER_FIRST:
-            pool.tuple = tuple
-            pool.freed = 0
-        return False
+            self.n_resets -= 1
+            e = self.resets + self.n_resets
+            for side in range(2):
+                net = self.ways[e.domain[side]]
+                if net == NET_NONE or self.gateways[net] == DEST_NONE:
+                    continue
+                n = self.nets.nets + net
+                reset_row(c, e, side == 0, n.router_mac, net, n.vni, self.gateways[net], self.now_ns)
+                self.told += 1
+        return 0
 
     # --- rows -------------------------------------------------------------------------------------------
 
@@ -314,9 +122,28 @@ cdef class Mesh:
         cdef uint8_t *ip = c.arena + c.off[s.row] + s.l3
         cdef Conn *e = self.conns.conns + (ref >> 1)
         cdef NatTuple t
+        cdef bint sctp = s.proto == IP_PROTO_SCTP and s.n == s.length and sctp_csum_ok(ip + s.l4, s.n - s.l4)
         nat_tuple(&t, e, ref & 1)
         nat_apply(ip, s.family, ip + s.l4, s.n - s.l4, s.proto, &t, True)
+        if sctp:  # one that was wrong stays so
+            sctp_set_csum(ip + s.l4, s.n - s.l4)
         c.conn[s.row] = ref
+
+    cdef bint begins_anew(self, const Conn *e, const Seen *s, const uint8_t *l4) noexcept nogil:
+        """Whether a client's packet is the first of another connection with the same ports, or its server takes no more of this."""
+        cdef const Server *d = self.services.servers + e.server
+        cdef bint opens = (s.flags & (TCP_FLAG_SYN | TCP_FLAG_RST) == TCP_FLAG_SYN if e.proto == IP_PROTO_TCP
+                           else e.proto == IP_PROTO_SCTP and sctp_chunk(l4, s.n - s.l4) == SCTP_INIT)
+        cdef bint over = (e.state == TCP_TIME_WAIT or e.state == TCP_CLOSE if e.proto == IP_PROTO_TCP
+                          else e.proto == IP_PROTO_SCTP and e.state == ASSOC_CLOSED)
+        if opens and self.reuse and over:
+            return True
+        if self.exact:
+            return opens and self.forget and d.weight == 0
+        if d.removed:
+            # A datagram does not wait for a server that is gone.
+            return d.removal != REMOVAL_HOLD and (d.removal == REMOVAL_RESCHEDULE or opens or e.proto == IP_PROTO_UDP)
+        return opens and d.weight == 0 and e.proto == IP_PROTO_TCP and e.state != TCP_ESTABLISHED and e.state != TCP_SYN_RECV
 
     cdef Verdict known(self, Columns *c, Seen *s) noexcept nogil:
         """A packet of a connection."""
@@ -324,25 +151,23 @@ cdef class Mesh:
         cdef bint reverse = ref & 1
         cdef Conn *e = self.conns.conns + number
         cdef uint8_t *ip = c.arena + c.off[i] + s.l3
+        cdef bint routed = dest_is_ours(self.dests.dests + c.dest[i])
         cdef Server *d
         cdef Net *net
         if self.ways[e.domain[not reverse]] == NET_NONE:
             return DROP_NO_ROUTE  # the networks on its other side are gone
+        if e.flags & CONN_RETURN:
+            self.advance(e, number, reverse, s, ip + s.l4)
+            return self.sent_back(c, s, e) if reverse else self.came_by(c, s, e)
         if e.server != SERVER_NONE and not reverse:
             d = self.services.servers + e.server
-            if s.flags & TCP_FLAG_SYN and e.proto == IP_PROTO_TCP and not s.flags & TCP_FLAG_RST:
-                if (self.reuse and (e.state == TCP_TIME_WAIT or e.state == TCP_CLOSE)) \
-                        or ((self.forget or not self.exact) and (d.removed or d.weight == 0)
-                            and (self.exact or e.state != TCP_ESTABLISHED)):
-                    self.end(number)  # the client has begun anew with the same port
-                    return self.unknown(c, s)
-            if d.removed and (e.proto != IP_PROTO_UDP or self.exact):
-                return DROP_SERVER_GONE
-            if d.removed:
-                self.end(number)  # a datagram does not wait for a server that is gone
+            if self.begins_anew(e, s, ip + s.l4):
+                self.end(number)
                 return self.unknown(c, s)
+            if d.removed and (self.exact or d.removal == REMOVAL_HOLD):
+                return DROP_SERVER_GONE
         self.advance(e, number, reverse, s, ip + s.l4)
-        if not reverse and ip[IPV4_OFF_TTL if s.family == 4 else IPV6_OFF_HOPS] <= 1:
+        if routed and not reverse and ip[IPV4_OFF_TTL if s.family == 4 else IPV6_OFF_HOPS] <= 1:
             # From the address that the client knows, before anything is rewritten.
             net = self.nets.nets + c.net[i]
             if may_report(c.arena + c.off[i], ip, s.n) and icmp_allowed(net, c.ts_ns[i]) and become_error(
@@ -354,10 +179,42 @@ cdef class Mesh:
         self.rewrite(c, s, ref)
         if reverse:
             c.rule[i] = RULE_RETURNED
+            if not routed and not e.flags & CONN_REDIRECT:
+                # It went to its client by itself: from now on it is of the address that the client called, and its MAC.
+                memcpy(c.arena + c.off[i] + ETH_OFF_SRC, self.nets.nets[c.net[i]].gateway_mac, 6)
             self.leave(c, i, e.domain[0], e.domain[1])
         else:
             c.rule[i] = RULE_BALANCED if e.server != SERVER_NONE else RULE_MASQUERADED
             self.leave(c, i, e.domain[1], e.domain[0])
+        return PASS
+
+    cdef Verdict came_by(self, Columns *c, const Seen *s, Conn *e) noexcept nogil:
+        """From outside the domain to a port of ours: its answers go to the VTEP that it came by, and that may be another now."""
+        e.via = c.origin[s.row]
+        memcpy(e.seq_end, c.arena + c.off[s.row] + ETH_OFF_SRC, 6)  # the router's MAC; nobody follows numbers here
+        return PASS
+
+    cdef Verdict sent_back(self, Columns *c, const Seen *s, const Conn *e) noexcept nogil:
+        """The answer of a task to a client that its node does not know: to the node where the client came in."""
+        cdef uint32_t i = s.row
+        cdef uint8_t *frame = c.arena + c.off[i]
+        cdef uint8_t *ip = frame + s.l3
+        cdef uint16_t old
+        if e.via == CONN_NONE:
+            return DROP_ENTRY_GONE
+        if ip[IPV4_OFF_TTL if s.family == 4 else IPV6_OFF_HOPS] <= 1:
+            return DROP_TTL
+        if s.family == 4:
+            old = load_be16(ip + IPV4_OFF_TTL)
+            ip[IPV4_OFF_TTL] -= 1
+            store_be16(ip + IPV4_OFF_CSUM, csum_update(load_be16(ip + IPV4_OFF_CSUM), old, load_be16(ip + IPV4_OFF_TTL)))
+        else:
+            ip[IPV6_OFF_HOPS] -= 1
+        memcpy(frame + ETH_OFF_DST, e.seq_end, 6)
+        memcpy(frame + ETH_OFF_SRC, self.nets.nets[c.net[i]].router_mac, 6)
+        c.dest[i] = e.via
+        c.conn[i] = CONN_NONE  # nothing was rewritten
+        c.rule[i] = RULE_RETURNED
         return PASS
 
     cdef void leave(self, Columns *c, uint32_t i, uint16_t domain, uint16_t of) noexcept nogil:
@@ -380,37 +237,51 @@ cdef class Mesh:
         self.errors += 1
         return PASS
 
+    cdef bint may_begin(self, const Seen *s, const uint8_t *l4) noexcept nogil:
+        """Whether a packet is one that connections begin with."""
+        if s.proto == IP_PROTO_TCP:
+            return not s.flags & TCP_FLAG_RST and (s.flags & TCP_FLAG_SYN or self.sloppy)
+        if s.proto == IP_PROTO_SCTP:
+            return sctp_chunk(l4, s.n - s.l4) == SCTP_INIT or self.sloppy
+        return True
+
     cdef Verdict unknown(self, Columns *c, Seen *s) noexcept nogil:
-        """A packet of no connection: the first of one, if it is for a service; else it is not ours."""
+        """A packet of no connection: the first of one, if it is for a service; else it is not ours, or on its way out."""
         cdef uint8_t addr[16]
         cdef uint8_t client[16]
         cdef uint8_t target[32]
-        cdef uint32_t size = 4 if s.family == 4 else 16, at, server, number
+        cdef uint32_t size = 4 if s.family == 4 else 16, at = MATCH_NONE, server, number, template = CONN_NONE
         cdef uint16_t dport = port_dst(s.key.ports), sport = port_src(s.key.ports)
+        cdef const uint8_t *l4 = c.arena + c.off[s.row] + s.l3 + s.l4
         cdef ConnKey reverse
         cdef const Match *m
         cdef Service *v
         cdef Server *d
         cdef Conn *e
         cdef bint masq
-        if not nat_has_ports(s.proto):
-            return PASS  # a ping to a service's address: the gateway answers
-        if s.proto == IP_PROTO_TCP and (s.flags & TCP_FLAG_RST or not (s.flags & TCP_FLAG_SYN or self.sloppy)):
+        if not self.may_begin(s, l4):
             return PASS
         memset(addr, 0, 16)
         memset(client, 0, 16)
         memcpy(client, s.key.addrs, size)
         memcpy(addr, s.key.addrs + size, size)
-        at = self.services.matches.find(s.key.domain, s.family, s.proto, addr, port_number(dport))
+        if nat_has_ports(s.proto):  # a ping to a service's address is the gateway's to answer
+            at = self.services.matches.find(s.key.domain, s.family, s.proto, addr, port_number(dport))
         if at == MATCH_NONE:
-            return PASS
+            return self.outward(c, s, addr)
         m = self.services.matches.matches + at
         if not self.services.matches.lets_in(m, client):
             return DROP_SOURCE_REFUSED
         v = self.services.services + m.service
+        if v.out_domain != s.key.domain and (self.ways[v.out_domain] == NET_NONE or (
+                self.nets.nets[c.net[s.row]].flags | self.nets.nets[self.ways[v.out_domain]].flags) & NET_INTERNAL):
+            return DROP_INTERNAL
         if self.conns.source_full(&s.key):
             return DROP_SOURCE_FULL
-        server = self.services.choose(m.service, client, port_number(sport), addr, port_number(dport))
+        if v.persist_s:
+            server = self.favourite(v, m, s, client, addr, &template)
+        else:
+            server = self.services.choose(m.service, client, port_number(sport), addr, port_number(dport))
         if server == SERVER_NONE:
             return self.refuse(c, s)
         if not self.make_room():
@@ -430,19 +301,134 @@ cdef class Mesh:
             store_be16(<uint8_t *>&dport, d.port)
         conn_key(&reverse, target, target + size, port_pair(dport, sport), v.out_domain, s.proto, s.family,
                  self.conns.seed)
-        if not self.pick_port(&reverse):
+        if not self.ports.pick(&reverse):
             v.refused += 1
             return DROP_PORTS_FULL
-        number = self.conns.open(&s.key, &reverse, self.now_ns, 3 * <int64_t>SECOND_NS)
+        number = self.begin(s, &reverse, (CONN_MASQ if masq or port_dst(reverse.ports) != sport else 0)
+                            | (0 if dest_is_ours(self.dests.dests + c.dest[s.row]) else CONN_REDIRECT))
         if number == CONN_NONE:
             return DROP_CONN_FULL
         e = self.conns.conns + number
         e.server = server
-        e.flags = CONN_MASQ if masq or port_dst(reverse.ports) != sport else 0
         self.services.bind(server, False)
-        self.conns.enlist(number, False)
-        self.opened += 1
-        s.ref = number << 1
+        if template != CONN_NONE and (self.conns.conns + template).proto & TEMPLATE:
+            e.via = template
+            (self.conns.conns + template).via += 1
+        return self.known(c, s)
+
+    cdef uint32_t favourite(self, const Service *v, const Match *m, const Seen *s, const uint8_t *client, const uint8_t *addr,
+                            uint32_t *template) noexcept nogil:
+        """The server that a client, or its prefix, has been given before, for as long as that holds; else one is chosen, and held."""
+        cdef uint8_t prefix[16]
+        cdef uint32_t size = 4 if s.family == 4 else 16, k, bits, number, server
+        cdef uint16_t vport = 0
+        cdef ConnKey forward, reverse
+        cdef const Server *d
+        cdef Conn *e
+        memset(prefix, 0, 16)
+        for k in range(size):
+            bits = v.persist_len - 8 * k if v.persist_len > 8 * k else 0
+            prefix[k] = client[k] & (0xFF if bits >= 8 else <uint8_t>(0xFF00 >> bits))
+        if m.port and m.port == m.last:
+            store_be16(<uint8_t *>&vport, m.port)
+        conn_key(&forward, prefix, addr, port_pair(0, vport), s.key.domain, s.proto ^ TEMPLATE, s.family, self.conns.seed)
+        number = self.conns.find(&forward)
+        if number != CONN_NONE:
+            number >>= 1
+            e = self.conns.conns + number
+            d = self.services.servers + e.server
+            if (e.expires_ns > self.now_ns or e.via) and not d.removed and d.family and d.service == m.service                     and (d.weight > 0 or (self.exact and not self.forget)):
+                if e.expires_ns < self.now_ns + <int64_t>v.persist_s * SECOND_NS:
+                    wheel_put_off(self.conns.wheel, number, self.now_ns + <int64_t>v.persist_s * SECOND_NS)
+                template[0] = number
+                self.services.chosen(m.service, e.server)
+                return e.server
+        server = self.services.choose(m.service, client, port_number(port_src(s.key.ports)), addr, port_number(port_dst(s.key.ports)))
+        if server == SERVER_NONE:
+            return server
+        if number == CONN_NONE:
+            if not self.make_room():
+                return server  # for this once
+            # Nobody sends from that domain: the entry is found by its client alone.
+            conn_key(&reverse, prefix, addr, port_pair(0, vport), NO_DOMAIN, s.proto ^ TEMPLATE, s.family, self.conns.seed)
+            number = self.conns.open(&forward, &reverse, self.now_ns, <int64_t>v.persist_s * SECOND_NS)
+            if number == CONN_NONE:
+                return server
+            (self.conns.conns + number).via = 0
+            self.conns.enlist(number, False)
+        e = self.conns.conns + number
+        e.server = server
+        self.conns.wheel.start(number, self.now_ns + <int64_t>v.persist_s * SECOND_NS, self.now_ns)
+        template[0] = number
+        return server
+
+    cdef Verdict outward(self, Columns *c, Seen *s, const uint8_t *addr) noexcept nogil:
+        """To nobody's service: into the rest of the world, if that is where it is, and the network reaches it."""
+        cdef uint32_t size = 4 if s.family == 4 else 16, number
+        cdef const Net *net = self.nets.nets + c.net[s.row]
+        cdef const Net *out
+        cdef const uint8_t *masq
+        cdef ConnKey reverse
+        if not net.flags & NET_OUTBOUND or route_find(self.nets, net, s.family, addr) != NULL:
+            return PASS
+        if not nat_has_ports(s.proto) and port_dst(s.key.ports) != 0:
+            return PASS  # an echo reply that nobody asked for
+        out = self.nets.nets + net.out_net
+        if not out.flags & (NET_GATEWAY4 if s.family == 4 else NET_GATEWAY6):
+            return PASS
+        masq = <const uint8_t *>out.gateway6
+        if s.family == 4:
+            masq = <const uint8_t *>out.gateway4
+        if same_address(masq, addr, size):
+            return PASS
+        if self.conns.source_full(&s.key):
+            return DROP_SOURCE_FULL
+        if not self.make_room():
+            return DROP_CONN_FULL
+        conn_key(&reverse, addr, masq, port_pair(port_dst(s.key.ports), port_src(s.key.ports)), out.domain, s.proto, s.family,
+                 self.conns.seed)
+        if not self.ports.pick(&reverse):
+            return DROP_PORTS_FULL
+        number = self.begin(s, &reverse, CONN_MASQ)
+        if number == CONN_NONE:
+            return DROP_CONN_FULL
+        return self.known(c, s)
+
+    cdef Verdict arriving(self, Columns *c, Seen *s) noexcept nogil:
+        """A packet of no connection on its way to a port of ours: of a flow whose answers go back, or to a port that is translated
+        there, or is closed."""
+        cdef uint8_t addr[16]
+        cdef uint32_t size = 4 if s.family == 4 else 16, at, number
+        cdef const Net *net = self.nets.nets + c.net[s.row]
+        cdef const uint8_t *l4 = c.arena + c.off[s.row] + s.l3 + s.l4
+        cdef uint16_t dport
+        cdef ConnKey reverse
+        memset(addr, 0, 16)
+        if net.flags & NET_GUARD and nat_has_ports(s.proto):
+            memcpy(addr, s.key.addrs + size, size)
+            dport = port_number(port_dst(s.key.ports))
+            at = self.services.matches.find(s.key.domain, s.family, s.proto, addr, dport)
+            if at == MATCH_NONE:
+                return DROP_PORT_CLOSED
+            if (self.services.matches.matches + at).target != dport:
+                return self.unknown(c, s)
+            memset(addr, 0, 16)
+        if not net.flags & NET_RETURN or self.dests.dests[c.origin[s.row]].kind != DEST_PEER:
+            return PASS
+        memcpy(addr, s.key.addrs, size)
+        if route_find(self.nets, net, s.family, addr) != NULL or not self.may_begin(s, l4):
+            return PASS
+        key_reverse(&reverse, &s.key, self.conns.seed)
+        if self.conns.find(&reverse) != CONN_NONE:
+            return PASS
+        if self.conns.source_full(&s.key):
+            return DROP_SOURCE_FULL
+        if not self.make_room():
+            return DROP_CONN_FULL
+        self.conns.returns = True
+        number = self.begin(s, &reverse, CONN_RETURN)
+        if number == CONN_NONE:
+            return DROP_CONN_FULL
         return self.known(c, s)
 
     cdef Verdict related(self, Columns *c, Seen *s) noexcept nogil:
@@ -461,6 +447,8 @@ cdef class Mesh:
         reverse = ref & 1
         if self.ways[e.domain[not reverse]] == NET_NONE:
             return DROP_NO_ROUTE
+        if e.flags & CONN_RETURN:
+            return self.sent_back(c, s, e) if reverse else PASS
         if s.n == s.length and not (icmp_csum_ok(icmp, s.n - s.l4) if s.family == 4
                                     else icmp6_csum_ok(ip, icmp, s.n - s.l4)):
             return DROP_UNRELATED
@@ -526,7 +514,8 @@ cdef class Mesh:
                 if c.verdict[i] != PASS:
                     continue
                 d = self.dests.dests + c.dest[i]
-                if d.kind != DEST_GATEWAY and not (d.kind == DEST_PORT and self.nets.nets[c.net[i]].flags & NET_MESH):
+                if not dest_is_ours(d) and not (self.nets.nets[c.net[i]].flags & NET_MESH and (
+                        d.kind == DEST_PORT or self.dests.dests[c.origin[i]].kind == DEST_PORT)):
                     continue
                 domain = self.nets.nets[c.net[i]].domain
                 if not look(c, i, domain, self.conns.seed, &seen[n]):
@@ -558,13 +547,16 @@ cdef class Mesh:
                     if s.ref == CONN_NONE or not conn_is(self.conns.conns + (s.ref >> 1), s.ref & 1, &s.key):
                         s.ref = self.conns.find(&s.key)
                     if s.ref != CONN_NONE and (self.conns.conns + (s.ref >> 1)).expires_ns <= self.now_ns:
-                        self.end(s.ref >> 1)
-                        self.expired += 1
+                        self.overdue(s.ref >> 1, self.now_ns)
                         s.ref = CONN_NONE
                     if likely(s.ref != CONN_NONE):
                         v = self.known(c, s)
-                    elif self.dests.dests[c.dest[i]].kind == DEST_GATEWAY:
+                    elif dest_is_ours(self.dests.dests + c.dest[i]):
+                        if self.dests.dests[c.origin[i]].kind == DEST_PEER:
+                            continue  # Route refuses it
                         v = self.unknown(c, s)
+                    elif self.dests.dests[c.dest[i]].kind == DEST_PORT and self.nets.nets[c.net[i]].flags & (NET_GUARD | NET_RETURN):
+                        v = self.arriving(c, s)
                     else:
                         continue
                 elif s.kind == SEEN_ERROR:
@@ -582,47 +574,40 @@ cdef class Mesh:
             if self.conns.size and c.n:
                 self.expire(c.ts_ns[0], EXPIRE_BUDGET)
             self.mesh_rows(c)
+            if self.send_resets(c):
+                self.starved = True
         if self.starved:
             raise MemoryError("no room for a datagram of fragments")
         return batch
 
     def remove_server(self, uint32_t server, int64_t now_ns=0):
-        """A real server goes. Its connections wait for it, or with ``forget`` go with it: how many those were. O(connections)."""
+        """A real server goes. Its connections stay, or are reset or go with it, as its service's ``removal`` and ``forget`` say:
+        how many went. O(connections) where they do."""
         cdef uint32_t number, ended = 0
+        cdef Conn *e
+        cdef bint tells
         self.services.remove_server(server)
-        if self.forget:
+        tells = not self.exact and self.services.servers[server].removal == REMOVAL_RESET
+        if self.forget or tells:
             for number in range(self.conns.high):
-                if self.conns.conns[number].family and self.conns.conns[number].server == server:
+                e = self.conns.conns + number
+                if e.family and e.server == server and not e.proto & TEMPLATE:
+                    if tells and e.proto == IP_PROTO_TCP and tcp_is_active(e.state):
+                        self.tell(number)
                     self.end(number)
                     ended += 1
         return ended
 
-    def end_connection(self, uint32_t number):
-        """A connection goes at once. ValueError: there is none of that number."""
-        if number >= self.conns.high or self.conns.conns[number].family == 0:
-            raise ValueError(f"connection {number}: there is none of that number")
-        self.end(number)
-
-    def set_timeouts(self, *, tcp_s=0, fin_s=0, udp_s=0):
-        """As ``ipvsadm --set``: seconds of an open TCP connection, of one whose server has closed, of UDP; 0 leaves as it is."""
-        for seconds in (tcp_s, fin_s, udp_s):
-            if not 0 <= seconds <= 31 * 86400:
-                raise ValueError(f"timeout of {seconds} s: 0 to {31 * 86400}")
-        if tcp_s:
-            self.tcp_ns[<int>TCP_ESTABLISHED] = <int64_t>tcp_s * SECOND_NS
-        if fin_s:
-            self.tcp_ns[<int>TCP_FIN_WAIT] = <int64_t>fin_s * SECOND_NS
-        if udp_s:
-            self.udp_ns = <int64_t>udp_s * SECOND_NS
-
-    def set_mode(self, *, reuse=None, forget=None, sloppy=None):
-        """Other values of IPVS's conn_reuse_mode, expire_nodest_conn and sloppy_tcp, from now on."""
-        if reuse is not None:
-            self.reuse = reuse
-        if forget is not None:
-            self.forget = forget
-        if sloppy is not None:
-            self.sloppy = sloppy
+    def move_returns(self, uint32_t[::1] dests not None):
+        """Destinations have other numbers from now on: by the old one the new one, 0xFFFFFFFF where there is none any more.
+        O(connections) where some come from outside their domain."""
+        cdef uint32_t number
+        cdef Conn *e
+        with nogil:
+            for number in range(self.conns.high if self.conns.returns else 0):
+                e = self.conns.conns + number
+                if e.family and e.flags & CONN_RETURN and e.via != CONN_NONE:
+                    e.via = dests[e.via] if e.via < <uint32_t>dests.shape[0] else <uint32_t>CONN_NONE
 
     def counters(self):
         """Rows by verdict since the start: ``{Verdict: rows}`` of those that occur."""

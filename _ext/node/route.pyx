@@ -12,14 +12,14 @@ from vxlanfast._ext.node.reply cimport (
 )
 from vxlanfast._ext.node.nat cimport NatTuple, nat_apply, nat_original
 from vxlanfast._ext.table.conn cimport CONN_NONE, ConnTable
-from vxlanfast._ext.table.dest cimport DEST_GATEWAY, DEST_PLACES, Dest, DestTable
+from vxlanfast._ext.table.dest cimport DEST_PEER, DEST_PLACES, Dest, DestTable, dest_is_ours
 from vxlanfast._ext.table.fdb cimport FDB_NONE, FDB_WAYS, FdbTable, fdb_key
 from vxlanfast._ext.table.neigh cimport (
     NEIGH_GATEWAY, NEIGH_NONE, NeighEntry, NeighTable, neigh_find, neigh_key4, neigh_key6,
 )
-from vxlanfast._ext.table.net cimport NET_NONE, Net, NetTable, Route as Way, route_find
+from vxlanfast._ext.table.net cimport NET_INTERNAL, NET_NONE, Net, NetTable, Route as Way, route_find
 from vxlanfast._ext.verdict cimport (
-    Verdict, PASS, DROP_GATEWAY_REFUSED, DROP_INNER_HEADER, DROP_INNER_TAG, DROP_MARTIAN, DROP_NO_NEIGHBOUR, DROP_NO_ROUTE,
+    Verdict, PASS, DROP_GATEWAY_REFUSED, DROP_GATEWAY_REMOTE, DROP_INTERNAL, DROP_INNER_HEADER, DROP_INNER_TAG, DROP_MARTIAN, DROP_NO_NEIGHBOUR, DROP_NO_ROUTE,
     DROP_OVER_MTU, DROP_TTL, RULE_BALANCED, RULE_RELATED, RULE_ECHO, RULE_NO_NEIGHBOUR, RULE_NO_ROUTE, RULE_REFUSED, RULE_ROUTED, RULE_TOO_BIG, RULE_TTL,
     VERDICT_COUNT,
 )
@@ -198,6 +198,8 @@ cdef class Route:
         if p.family == 6 and (load_be16(to) & 0xFFC0 == 0xFE80 or load_be16(p.ip + IPV6_OFF_SRC) & 0xFFC0 == 0xFE80):
             return DROP_MARTIAN  # of a link, and stays there (RFC 4291 §2.5.6)
         way = route_find(self.nets, net, p.family, key.addr)
+        if way == NULL and net.flags & NET_INTERNAL:
+            return DROP_INTERNAL
         if way != NULL:
             key.net = target = way.net
             if way.has_via:
@@ -219,7 +221,7 @@ cdef class Route:
                 dest = self.fdb.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS]
                 if self.dests.dests[dest].kind == DEST_PLACES:
                     dest = self.dests.members[self.dests.dests[dest].members_at]
-                if self.dests.dests[dest].kind == DEST_GATEWAY:
+                if dest_is_ours(self.dests.dests + dest):
                     slot = FDB_NONE  # an entry that says a neighbour has the gateway's MAC: nobody to send it to
         if slot == FDB_NONE:
             return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_HOST, ICMP6_DEST_UNREACH, UNREACH6_ADDRESS,
@@ -254,9 +256,12 @@ cdef class Route:
         cdef Verdict v
         for k in range(row_count(c)):
             i = row_at(c, k)
-            if c.verdict[i] != PASS or self.dests.dests[c.dest[i]].kind != DEST_GATEWAY:
+            if c.verdict[i] != PASS or not dest_is_ours(self.dests.dests + c.dest[i]):
                 continue
-            v = self.route(c, i)
+            if self.dests.dests[c.origin[i]].kind == DEST_PEER and not RULE_BALANCED <= c.rule[i] <= RULE_RELATED:
+                v = DROP_GATEWAY_REMOTE  # to this node by a tunnel, and of no connection: every node is its own stations' router
+            else:
+                v = self.route(c, i)
             self.counts[<uint8_t>v] += 1
             if v != PASS:
                 c.verdict[i] = v

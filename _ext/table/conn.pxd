@@ -15,7 +15,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t
 from libc.string cimport memcmp, memcpy
 
 from vxlanfast._ext.table.wheel cimport Timer, Wheel
-from vxlanfast._ext.wire.endian cimport load_host64
+from vxlanfast._ext.wire.endian cimport load_be16, load_host64
 from vxlanfast._ext.wire.flow cimport FLOW_C, flow_fold
 
 cdef enum:
@@ -28,8 +28,7 @@ cdef enum:
     CONN_ACTIVE = 4             # the server counts it as active
     CONN_ANSWERED = 8           # the server has said something
     CONN_MASQ = 16              # the source is rewritten as well
-    CONN_MET = 32               # the client has answered that: neither of the two is a blind sender
-    CONN_OUTBOUND = 64          # nobody's server: masquerade alone
+    CONN_REDIRECT = 32          # translated on its way to a port, which nobody routes
     CONN_RETURN = 128           # nothing is rewritten: the server's packets go back to `via`
 
 
@@ -94,6 +93,7 @@ cdef class ConnTable:
     cdef readonly uint32_t high         # entries ever used at once
     cdef readonly uint32_t overflows    # overflow buckets in use …
     cdef readonly uint32_t overflow_high
+    cdef bint returns                   # some have a `via`
     cdef readonly uint32_t source_limit # connections of one client address; 0: any number
     cdef uint32_t find(self, const ConnKey *key) noexcept nogil
     cdef uint32_t open(self, const ConnKey *forward, const ConnKey *reverse, int64_t now_ns, int64_t timeout_ns) noexcept nogil
@@ -205,6 +205,11 @@ cdef inline uint16_t port_dst(uint32_t ports) noexcept nogil:
     cdef uint16_t x
     memcpy(&x, <const uint8_t *>&ports + 2, 2)
     return x
+
+
+cdef inline uint16_t port_number(uint16_t port) noexcept nogil:
+    """A port, as it stands in a packet, as a number."""
+    return load_be16(<const uint8_t *>&port)
 
 
 cdef inline uint32_t port_pair(uint16_t src, uint16_t dst) noexcept nogil:

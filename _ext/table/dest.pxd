@@ -23,6 +23,7 @@ cdef enum DestKind:
     DEST_GATEWAY = 2        # the network's gateway, which is us
     DEST_PLACES = 3         # several of the others
     DEST_ALIAS = 4          # another address that a peer's packets come from
+    DEST_ROUTER = 5         # us as well, by an address that is this node's alone: answers come to it by tunnels
 
 
 cdef struct Dest:
@@ -55,6 +56,11 @@ cdef class DestTable:
     cdef readonly uint32_t size
     cdef uint32_t add_address(self, uint8_t kind, net, addr, port, uint32_t tunnel, uint32_t mtu) except DEST_NONE
     cdef uint32_t add(self, uint8_t kind, net, port) except DEST_NONE
+
+
+cdef inline bint dest_is_ours(const Dest *d) noexcept nogil:
+    """Whether what goes there is for the node itself."""
+    return d.kind == DEST_GATEWAY or d.kind == DEST_ROUTER
 
 
 cdef inline bint dest_is_at(DestTable t, uint32_t dest, uint32_t place) noexcept nogil:

@@ -9,7 +9,8 @@ from vxlanfast._ext.table.hash cimport hash_16, hash_u64, power_of_two, table_me
 cdef enum:
     CAPACITY_MAX = 1 << 24
 
-KINDS = {DEST_PORT: "port", DEST_PEER: "peer", DEST_GATEWAY: "gateway", DEST_PLACES: "places", DEST_ALIAS: "alias"}
+KINDS = {DEST_PORT: "port", DEST_PEER: "peer", DEST_GATEWAY: "gateway", DEST_PLACES: "places", DEST_ALIAS: "alias",
+         DEST_ROUTER: "router"}
 
 
 cdef class DestTable:
@@ -56,6 +57,10 @@ cdef class DestTable:
     def add_gateway(self, net):
         """The network's gateway, which answers and routes here; returns its number."""
         return self.add(DEST_GATEWAY, net, 0)
+
+    def add_router(self, net):
+        """The node itself as a member of the network, by a MAC of its own: answers come to it by tunnels; returns its number."""
+        return self.add(DEST_ROUTER, net, 0)
 
     def add_places(self, net, members):
         """Several ports or peers of one network under one number, for a MAC that lives at all of them; returns it."""

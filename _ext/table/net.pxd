@@ -17,7 +17,11 @@ cdef enum:
     NET_MSS = 128           # TCP's MSS is kept to what fits the tunnel
     NET_GATEWAY4 = 256      # the gateway has an address of the family
     NET_GATEWAY6 = 512
-    NET_MESH = 1024         # connections may be found among the frames to its ports
+    NET_MESH = 1024         # connections may be found among the frames of its ports
+    NET_OUTBOUND = 2048     # what no network of the domain has is masqueraded into `out_net`
+    NET_INTERNAL = 4096     # nothing leaves the domain, and nothing enters it
+    NET_RETURN = 8192       # flows from outside the domain are answered to the VTEP that they came by
+    NET_GUARD = 16384       # its ports are open to services, and to nothing else
 
 
 cdef struct Net:
@@ -30,6 +34,7 @@ cdef struct Net:
     uint8_t router_mac[6]   # that what it routes comes from: this node's own
     uint8_t gateway4[4]     # its first address of each family, that its ICMP errors come from
     uint8_t gateway6[16]
+    uint16_t out_net        # network that the rest of the world is in
     uint16_t domain         # of networks that are routed between: a number that lives as long as they do
     uint32_t routes_at      # where the subnets of the network it routes for begin
     uint32_t n_routes

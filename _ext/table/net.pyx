@@ -1,5 +1,5 @@
 """Networks: made when a configuration is compiled, and looked up from then on."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
@@ -100,6 +100,16 @@ cdef class NetTable:
             elif len(packed) == 16 and not self.nets[net].flags & NET_GATEWAY6:
                 self.nets[net].flags |= NET_GATEWAY6
                 memcpy(self.nets[net].gateway6, <char *>packed, 16)
+
+    def set_reach(self, uint32_t net, *, out_net=None, bint internal=False, bint returns=False, bint guard=False):
+        """How far a network's stations reach: ``out_net``, the network that what is in none of the domain's is masqueraded into;
+        ``internal``: nothing leaves or enters. ``returns``: flows from outside the domain are answered to the VTEP they came
+        by. ``guard``: ports are open to services alone."""
+        if net >= self.size or (out_net is not None and not 0 <= out_net < self.size):
+            raise ValueError(f"networks {net} and {out_net}: there are {self.size}")
+        self.nets[net].out_net = 0 if out_net is None else out_net
+        self.nets[net].flags |= ((NET_OUTBOUND if out_net is not None else 0) | (NET_INTERNAL if internal else 0)
+                                 | (NET_RETURN if returns else 0) | (NET_GUARD if guard else 0))
 
     def add_routes(self, nets, routes):
         """What these networks' gateways route to: (address of 4 or 16 bytes, prefix length, network) each, and the address of

@@ -20,6 +20,11 @@ cdef enum:
     HASH_BUCKETS = 256      # of sh and dh
     HASH_TRIES = 16         # further hashes, before everybody is looked at
 
+    REMOVAL_DRAIN = 0       # they go on
+    REMOVAL_HOLD = 1        # the client's packets are dropped until the server comes back, as IPVS does
+    REMOVAL_RESET = 2       # both ends are told, at once
+    REMOVAL_RESCHEDULE = 3  # the next packet of the client begins anew
+
     SERVICE_MASQ = 1        # servers see `masq` in place of the client
     SERVICE_HAIRPIN = 2     # … only if the client is the server itself, and then the service's own address
     SERVICE_RESET = 4       # a connection that is silent too long is reset at both ends
@@ -41,6 +46,7 @@ cdef struct Server:
     uint8_t addr[16]        # IPv4: the first four bytes, the rest zero
     uint16_t port           # 0: the one the client used
     uint8_t family          # 4 or 6; 0: the number is free
+    uint8_t removal         # of a removed one: what becomes of its connections
     bint removed            # no new connections, and gone with the last one
     bint overloaded         # from `upper` connections on, until there are fewer than `lower`
     int32_t weight          # 0: drained
@@ -79,6 +85,8 @@ cdef struct Service:
     uint64_t refused        # nobody to give them to
     # How its packets are rewritten, and how long it remembers; set by `set_policy`.
     uint16_t out_domain     # where its servers are
+    uint8_t removal         # what becomes of connections to a server that is removed: REMOVAL_…
+    uint8_t hops            # routers that its packets pass unseen: taken off the TTL
     uint8_t flags           # SERVICE_MASQ …
     uint8_t masq[16]        # the address that servers see as the client's
     uint32_t timeout_s[3]   # of an open TCP connection, of one that is being closed, of UDP; 0: the usual
@@ -104,6 +112,7 @@ cdef class ServiceTable:
                          uint16_t dport) noexcept nogil
     cdef uint32_t by_hash(self, Service *s, const uint8_t *addr, uint16_t port) noexcept nogil
     cdef uint32_t elsewhere(self, const Service *s, uint64_t wish) noexcept nogil
+    cdef void chosen(self, uint32_t service, uint32_t server) noexcept nogil
     cdef void bind(self, uint32_t server, bint active) noexcept nogil
     cdef void unbind(self, uint32_t server, bint active) noexcept nogil
     cdef void turn(self, uint32_t server, bint active) noexcept nogil

@@ -17,6 +17,7 @@ class Scheduler(IntEnum):
     SCHED_DH = 7
     SCHED_MH = 8
 
+REMOVALS: tuple[str, ...]
 SCHEDULERS: tuple[str, ...]
 
 @disjoint_base
@@ -55,6 +56,8 @@ class ServiceTable:
         masq: bytes | None = None,
         hairpin: bool = False,
         reset: bool = False,
+        removal: str = "drain",
+        hops: int = 0,
         tcp_s: int = 0,
         fin_s: int = 0,
         udp_s: int = 0,

@@ -3,7 +3,7 @@
 What the schedulers do was seen of a kernel (Linux 6.1); where its sources say otherwise, the kernel is right.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -17,6 +17,7 @@ cdef enum:
     WEIGHT_MAX = 65535
     TIMEOUT_MAX_S = 31 * 86400
 
+REMOVALS = ("drain", "hold", "reset", "reschedule")
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh")
 
 
@@ -132,9 +133,13 @@ cdef class ServiceTable:
         if server == SERVER_NONE:
             s.refused += 1
         else:
-            s.connections += 1
-            self.servers[server].connections += 1
+            self.chosen(service, server)
         return server
+
+    cdef void chosen(self, uint32_t service, uint32_t server) noexcept nogil:
+        """A server has been given a connection, by a scheduler or without."""
+        self.services[service].connections += 1
+        self.servers[server].connections += 1
 
     cdef void changed(self, Service *s) noexcept nogil:
         """A server came, went, or has another weight: what schedulers keep is made anew."""
@@ -325,11 +330,12 @@ cdef class ServiceTable:
         self.make_buckets(s)
         self.changed(s)
 
-    def set_policy(self, uint32_t service, *, out_domain=None, masq=None, bint hairpin=False, bint reset=False, tcp_s=0, fin_s=0, udp_s=0,
-                   persist_s=0, persist_len=None):
+    def set_policy(self, uint32_t service, *, out_domain=None, masq=None, bint hairpin=False, bint reset=False, str removal="drain",
+                   uint8_t hops=0, tcp_s=0, fin_s=0, udp_s=0, persist_s=0, persist_len=None):
         """How its packets are rewritten: ``out_domain``, where its servers are (None: where its clients are); ``masq``, the
         address that servers see (None: the client's); ``hairpin``: a server that is its own client sees the service's.
-        How long it remembers, in seconds, 0 for the usual: ``tcp_s`` open, ``fin_s`` closing, ``udp_s``; ``reset``: tell both
+        ``removal``: what becomes of connections to a server that goes: drain, hold, reset or reschedule. ``hops``: routers on the way
+        that are not to be seen, but in the TTL. How long it remembers, in seconds, 0 for the usual: ``tcp_s`` open, ``fin_s`` closing, ``udp_s``; ``reset``: tell both
         ends when an open connection has been silent too long. ``persist_s``: clients of one prefix (``persist_len`` bits)
         stay with their server so long, counted from the last new connection."""
         cdef Service *s
@@ -345,6 +351,10 @@ cdef class ServiceTable:
         for seconds in (tcp_s, fin_s, udp_s, persist_s):
             if not 0 <= seconds <= TIMEOUT_MAX_S:
                 raise ValueError(f"timeout of {seconds} s: 0 to {TIMEOUT_MAX_S}")
+        if removal not in REMOVALS:
+            raise ValueError(f"removal {removal!r}: {', '.join(REMOVALS)}")
+        s.removal = REMOVALS.index(removal)
+        s.hops = hops
         s.out_domain = s.net if out_domain is None else out_domain
         s.flags = (SERVICE_MASQ if masq is not None else 0) | (SERVICE_HAIRPIN if hairpin else 0) | (SERVICE_RESET if reset else 0)
         memset(s.masq, 0, 16)
@@ -461,6 +471,7 @@ cdef class ServiceTable:
             s.oldest = d.prev
         s.n_servers -= 1
         d.removed = True
+        d.removal = s.removal
         self.n_removed += 1
         if d.active + d.inactive == 0:
             self.free_server(server)
