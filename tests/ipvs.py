@@ -128,6 +128,11 @@ class Trace:
         own = mac(self.config["director"][f"{side}_if"]["mac"])
         return arrivals(side, self.folder / f"{side}.pcap", lambda frame: (frame[6:12] == own) == sent)
 
+    def dump(self, command: str) -> list[str]:
+        """What a command said when all was done, as lines."""
+        said = (self.folder / "ipvsadm.txt").read_text().split(f"# {command}\n", 1)[1]
+        return said.split("\n# ", 1)[0].rstrip("\n").splitlines()
+
     def choices(self) -> Iterator[dict[str, str]]:
         """The kernel's choices, in order."""
         keys: list[str] = []
@@ -140,9 +145,13 @@ class Trace:
     def replay(self, change: Callable[[bytes], bytes] = bytes) -> tuple[vf.Dataplane, list[Departure]]:
         """The trace through a plane; ``change``: what to do to frames of the servers before."""
         plane = vf.Dataplane(self.spec())
+        return plane, list(self.steps(plane, change))
+
+    def steps(self, plane: vf.Dataplane, change: Callable[[bytes], bytes] = bytes) -> Iterator[Departure]:
+        """The trace through that plane, frame by frame."""
         servers = ((when, port, change(frame)) for when, port, frame in self.frames(SERVER, sent=False))
         sides = {CLIENT: self.frames(CLIENT, sent=False), SERVER: servers}
-        return plane, list(replay_timed(plane, sides, self.changes()))
+        return replay_timed(plane, sides, self.changes())
 
 
 def packed(text: str) -> bytes:

@@ -4,12 +4,14 @@ byte."""
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, TCPerror, UDPerror
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
+import vxlanfast as vf
 from tests.ipvs import CLIENT, SERVER, Trace, packed, traces
 from vxlanfast._ext.verdict import Rule, Verdict
 from vxlanfast.timed import Departure
@@ -126,6 +128,73 @@ def patched(check: int, old: int, new: int) -> int:
 
 def port_class(port: int) -> int:
     return 0 if port < 512 else 1 if port < 1024 else 2
+
+
+def drawn_ports(one: Trace, departures: list[Departure]) -> dict[Tuple, int]:
+    """By server, protocol and the source port that the kernel drew: the one that we did."""
+    rows = {int(row["t_ns"]): row for row in one.choices()}
+    drawn = {}
+    for departure in departures:
+        row = rows.pop(departure.ts_ns, None) if departure.port == SERVER and departure.port_in == CLIENT else None
+        if row is not None and row["snat_port"] != row["client_port"]:
+            _, server, sport, _, proto = frame_key(departure.frame)
+            drawn[server, proto, int(row["snat_port"])] = int.from_bytes(sport, "big")
+    return drawn
+
+
+FIGURES = ("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
+Figures = tuple[int, ...]
+
+
+def figures(plane: vf.Dataplane) -> dict[tuple[str, ...], Figures]:
+    """What services and servers have carried, by their names in ``ipvsadm -Ln --stats``."""
+    out: dict[tuple[str, ...], Figures] = {}
+    for service in plane.services():
+        proto, _, place = str(service["name"]).partition(" ")
+        name = ("FWM", "257") if proto == "fwmark" else (proto.upper(), host_port(*place.split()))
+        out[name] = tuple(service[key] for key in FIGURES)
+        for server in service["servers"]:
+            out[*name, host_port(server["addr"], server["port"])] = tuple(server[key] for key in FIGURES)
+    return out
+
+
+def host_port(host: str, port: object) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def told(lines: list[str]) -> dict[tuple[str, ...], Figures]:
+    """The same, as the kernel told it."""
+    out: dict[tuple[str, ...], Figures] = {}
+    name: tuple[str, ...] = ()
+    for line in lines[3:]:
+        words = line.split()
+        if words[0] != "->":
+            name = words[0], words[1]
+        out[name if words[0] != "->" else (*name, words[1])] = tuple(map(int, words[-5:]))
+    return out
+
+
+@pytest.mark.parametrize("name", ["rr5", "swarm", "icmp6_offload"])
+def test_counts_as_the_kernel_took_them(name: str) -> None:
+    """IPVS shows what it added up last, which it does every two seconds: so there is one moment of the trace at which
+    every figure is the same, of all services and servers, packets, bytes, connections."""
+    one = trace(name)
+    change = whole_checksums if name == "icmp6_offload" else bytes
+    if name == "swarm":
+        drawn = drawn_ports(one, one.replay()[1])
+        change = partial(with_port, ports=drawn)
+    want = told(one.dump("ipvsadm -Ln --stats"))
+    plane = vf.Dataplane(one.spec())
+    # A server that was removed after that moment is not told, and one that came after it has nothing yet.
+    nothing = (0,) * len(FIGURES)
+    agreed = [
+        departure.ts_ns
+        for departure in one.steps(plane, change)
+        if (have := figures(plane)) and {key: have.get(key, nothing) for key in want} == want
+    ]
+    assert agreed and sum(want[next(iter(want))]) > 0
+    if name == "rr5":
+        assert len(want) == 28 and len(agreed) == 1
 
 
 def test_as_swarm_does_it() -> None:

@@ -504,7 +504,8 @@ class Dataplane:
         return Drift(tuple(sorted(wanted - actual)), tuple(sorted(actual - wanted)))
 
     def services(self) -> Iterator[dict[str, Any]]:
-        """Services: name, family, scheduler, virtual (where clients find it), servers, connections, refused."""
+        """Services: name, family, scheduler, virtual (where clients find it), servers, connections, refused; in_packets
+        and in_bytes (of clients), out_packets and out_bytes (of servers), of each server as well."""
         return self._mesh.service_rows()
 
     def connections(self, now_ns: int = 0) -> Iterator[dict[str, Any]]:

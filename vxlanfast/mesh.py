@@ -196,7 +196,8 @@ class MeshState:
     # --- to see it --------------------------------------------------------------------------------------
 
     def service_rows(self) -> Iterator[dict[str, Any]]:
-        """Services in the order of their names: name, family, scheduler, matches, servers (newest first), counts."""
+        """Services in the order of their names: name, family, scheduler, matches, servers (newest first); what they
+        were given and have carried, of a service with what servers had that were removed."""
         matches: dict[int, list[dict[str, Any]]] = {}
         domains = {number: name for name, number in self.domains.items()}
         names = {number: protocol for protocol, number in PROTOCOLS.items()}
@@ -214,6 +215,7 @@ class MeshState:
             yield {
                 "name": name, "family": family, "scheduler": row["scheduler"], "virtual": matches.get(number, []),
                 "connections": row["connections"], "refused": row["refused"],
+                **{key: row[key] for key in ("in_packets", "out_packets", "in_bytes", "out_bytes")},
                 "servers": [{**s, "addr": str(ip_address(s["addr"]))} for s in row["servers"]],
             }  # fmt: skip
 

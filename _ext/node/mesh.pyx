@@ -27,7 +27,7 @@ from vxlanfast._ext.table.net cimport (
 )
 from vxlanfast._ext.table.sctpstate cimport ASSOC_CLOSED
 from vxlanfast._ext.table.service cimport (
-    REMOVAL_HOLD, REMOVAL_RESCHEDULE, REMOVAL_RESET, SERVER_NONE, SERVICE_HAIRPIN, SERVICE_MASQ, Server, Service,
+    REMOVAL_HOLD, REMOVAL_RESCHEDULE, REMOVAL_RESET, SERVER_NONE, SERVICE_HAIRPIN, SERVICE_MASQ, Server, Service, server_carries,
 )
 from vxlanfast._ext.table.tcpstate cimport TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_TIME_WAIT, tcp_is_active
 from vxlanfast._ext.table.wheel cimport wheel_put_off
@@ -166,6 +166,8 @@ cdef class Mesh(Track):
                 return self.unknown(c, s)
             if d.removed and (self.exact or d.removal == REMOVAL_HOLD):
                 return DROP_SERVER_GONE
+        if e.server != SERVER_NONE:
+            server_carries(self.services.servers + e.server, reverse, s.length)
         self.advance(e, number, reverse, s, ip + s.l4)
         if routed and not reverse and ip[IPV4_OFF_TTL if s.family == 4 else IPV6_OFF_HOPS] <= 1:
             # From the address that the client knows, before anything is rewritten.
@@ -341,7 +343,6 @@ cdef class Mesh(Track):
                 if e.expires_ns < self.now_ns + <int64_t>v.persist_s * SECOND_NS:
                     wheel_put_off(self.conns.wheel, number, self.now_ns + <int64_t>v.persist_s * SECOND_NS)
                 template[0] = number
-                self.services.chosen(m.service, e.server)
                 return e.server
         server = self.services.choose(m.service, client, port_number(port_src(s.key.ports)), addr, port_number(port_dst(s.key.ports)))
         if server == SERVER_NONE:
@@ -452,6 +453,8 @@ cdef class Mesh(Track):
         if s.n == s.length and not (icmp_csum_ok(icmp, s.n - s.l4) if s.family == 4
                                     else icmp6_csum_ok(ip, icmp, s.n - s.l4)):
             return DROP_UNRELATED
+        if e.server != SERVER_NONE:
+            server_carries(self.services.servers + e.server, reverse, s.length)
         # What is quoted went the other way, and was rewritten on it: it becomes what it was before.
         size = 4 if s.family == 4 else 16
         nat_original(&inner, e, not reverse)

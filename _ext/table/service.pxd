@@ -43,22 +43,27 @@ cpdef enum Scheduler:
 
 
 cdef struct Server:
-    uint8_t addr[16]        # IPv4: the first four bytes, the rest zero
-    uint16_t port           # 0: the one the client used
-    uint8_t family          # 4 or 6; 0: the number is free
-    uint8_t removal         # of a removed one: what becomes of its connections
+    # What every packet touches is one cache line …
+    uint64_t packets[2]     # of clients, of the server
+    uint64_t octets[2]      # … and their bytes, IP header and all
     bint removed            # no new connections, and gone with the last one
-    bint overloaded         # from `upper` connections on, until there are fewer than `lower`
     int32_t weight          # 0: drained
-    int32_t share           # the last weight that was not 0: what buckets are shared out by
+    uint32_t service
     uint32_t active
     uint32_t inactive
     uint32_t upper          # 0: no limit
     uint32_t lower          # 0: three quarters of `upper`
-    uint32_t service
+    uint16_t port           # 0: the one the client used
+    uint8_t family          # 4 or 6; 0: the number is free
+    # … and the rest is another.
+    uint8_t addr[16]        # IPv4: the first four bytes, the rest zero
+    uint8_t removal         # of a removed one: what becomes of its connections
+    bint overloaded         # from `upper` connections on, until there are fewer than `lower`
+    int32_t share           # the last weight that was not 0: what buckets are shared out by
     uint32_t next           # older one of the service; SERVER_NONE
     uint32_t prev
     uint64_t connections    # ever
+    uint64_t spare[2]
 
 
 cdef struct Service:
@@ -83,6 +88,8 @@ cdef struct Service:
     uint32_t n_buckets
     uint64_t connections
     uint64_t refused        # nobody to give them to
+    uint64_t packets[2]     # of servers that were removed: those that are there have their own …
+    uint64_t octets[2]      # … and so have bytes
     # How its packets are rewritten, and how long it remembers; set by `set_policy`.
     uint16_t out_domain     # where its servers are
     uint8_t removal         # what becomes of connections to a server that is removed: REMOVAL_…
@@ -112,16 +119,23 @@ cdef class ServiceTable:
                          uint16_t dport) noexcept nogil
     cdef uint32_t by_hash(self, Service *s, const uint8_t *addr, uint16_t port) noexcept nogil
     cdef uint32_t elsewhere(self, const Service *s, uint64_t wish) noexcept nogil
-    cdef void chosen(self, uint32_t service, uint32_t server) noexcept nogil
     cdef void bind(self, uint32_t server, bint active) noexcept nogil
     cdef void unbind(self, uint32_t server, bint active) noexcept nogil
     cdef void turn(self, uint32_t server, bint active) noexcept nogil
     cdef void changed(self, Service *s) noexcept nogil
     cdef void deal(self, Service *s) noexcept nogil
     cdef uint32_t find_removed(self, uint32_t service, const uint8_t *addr, uint16_t port) noexcept nogil
+    cdef void carry(self, Server *d, bint back) noexcept nogil
     cdef void set_upper(self, Server *d, uint32_t upper) noexcept nogil
     cdef void free_server(self, uint32_t server) noexcept nogil
     cdef int make_buckets(self, Service *s) except -1
     cdef int check_service(self, uint32_t service) except -1
     cdef int check_server(self, uint32_t server) except -1
     cdef int check_counted(self, uint32_t server, bint active) except -1
+
+
+cdef inline void server_carries(Server *d, bint reverse, uint32_t length) noexcept nogil:
+    """A packet of so many bytes from a client, or the server's (``reverse``). As in IPVS, one that was removed counts no more."""
+    if not d.removed:
+        d.packets[reverse] += 1
+        d.octets[reverse] += length

@@ -132,14 +132,7 @@ cdef class ServiceTable:
             server = by_load(s, self.servers)
         if server == SERVER_NONE:
             s.refused += 1
-        else:
-            self.chosen(service, server)
         return server
-
-    cdef void chosen(self, uint32_t service, uint32_t server) noexcept nogil:
-        """A server has been given a connection, by a scheduler or without."""
-        self.services[service].connections += 1
-        self.servers[server].connections += 1
 
     cdef void changed(self, Service *s) noexcept nogil:
         """A server came, went, or has another weight: what schedulers keep is made anew."""
@@ -168,6 +161,9 @@ cdef class ServiceTable:
     cdef void bind(self, uint32_t server, bint active) noexcept nogil:
         """A connection more."""
         cdef Server *d = self.servers + server
+        d.connections += 1
+        if d.service != SERVICE_NONE:
+            self.services[d.service].connections += 1
         if active:
             d.active += 1
         else:
@@ -218,6 +214,14 @@ cdef class ServiceTable:
                 if d.service == service and d.port == port and memcmp(d.addr, addr, 16) == 0:
                     return i
         return SERVER_NONE
+
+    cdef void carry(self, Server *d, bint back) noexcept nogil:
+        """What a server has carried is its service's own while it is removed; ``back``: it is there again."""
+        cdef Service *s = self.services + d.service
+        cdef int k
+        for k in range(2):
+            s.packets[k] += -d.packets[k] if back else d.packets[k]
+            s.octets[k] += -d.octets[k] if back else d.octets[k]
 
     cdef void set_upper(self, Server *d, uint32_t upper) noexcept nogil:
         """Lowering it marks nobody as overloaded; raising it, or none, clears."""
@@ -415,6 +419,7 @@ cdef class ServiceTable:
             self.n_servers += 1
         else:
             self.n_removed -= 1
+            self.carry(self.servers + number, True)
         d = self.servers + number
         memcpy(d.addr, <const char *>padded, 16)
         d.port = port
@@ -470,6 +475,7 @@ cdef class ServiceTable:
         else:
             s.oldest = d.prev
         s.n_servers -= 1
+        self.carry(d, False)
         d.removed = True
         d.removal = s.removal
         self.n_removed += 1
@@ -536,23 +542,37 @@ cdef class ServiceTable:
                 "server": at, "addr": PyBytes_FromStringAndSize(<char *>d.addr, 4 if d.family == 4 else 16), "port": d.port,
                 "weight": d.weight, "upper": d.upper, "lower": d.lower, "active": d.active, "inactive": d.inactive,
                 "overloaded": bool(d.overloaded), "connections": d.connections,
+                "in_packets": d.packets[0], "out_packets": d.packets[1], "in_bytes": d.octets[0], "out_bytes": d.octets[1],
             })
             at = d.next
         return servers
 
     def rows(self):
-        """Services as dictionaries with their servers, newest first, as ``ipvsadm -Ln`` lists them."""
+        """Services as dictionaries with their servers, newest first. What a service has carried is with what its removed servers
+        have."""
         cdef uint32_t i, at
+        cdef uint64_t packets[2]
+        cdef uint64_t octets[2]
+        cdef int k
         cdef Service *s
-        cdef Server *d
         out = []
         for i in range(self.capacity):
             s = self.services + i
             if s.family == 0:
                 continue
+            for k in range(2):
+                packets[k] = s.packets[k]
+                octets[k] = s.octets[k]
+            at = s.newest
+            while at != SERVER_NONE:
+                for k in range(2):
+                    packets[k] += self.servers[at].packets[k]
+                    octets[k] += self.servers[at].octets[k]
+                at = self.servers[at].next
             out.append({
                 "service": i, "net": s.net, "addr": PyBytes_FromStringAndSize(<char *>s.addr, 4 if s.family == 4 else 16),
                 "proto": s.proto, "port": s.port, "scheduler": SCHEDULERS[s.scheduler], "connections": s.connections,
-                "refused": s.refused, "servers": self.servers_of(i),
+                "refused": s.refused, "in_packets": packets[0], "out_packets": packets[1], "in_bytes": octets[0],
+                "out_bytes": octets[1], "servers": self.servers_of(i),
             })
         return out
