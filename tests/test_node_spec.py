@@ -68,6 +68,62 @@ def test_everything_said() -> None:
     }  # fmt: skip
 
 
+SERVICES = """
+[[service]]
+name = "shop"
+scheduler = "wlc"
+masquerade = "10.0.9.1"
+[[service.virtual]]
+network = "web"
+address = "10.0.9.100"
+protocol = "tcp"
+port = "8000-8010"
+target = 80
+sources = "10.0.0.0/8"
+[[service.server]]
+address = "10.0.9.3"
+weight = 2
+[[service]]
+name = "dns"
+[[service.virtual]]
+network = "web"
+address = "10.0.9.100"
+protocol = "udp"
+port = 53
+[mesh]
+connections = 1000
+semantics = "ipvs"
+"""
+
+
+def test_services() -> None:
+    """What they are, and back into TOML."""
+    spec = vf.parse_spec(GOOD + SERVICES)
+    shop, dns = spec.service
+    assert (shop.virtual[0].network, shop.virtual[0].ports, shop.virtual[0].sources) == (
+        "web", (8000, 8010), ("10.0.0.0/8",)
+    )  # fmt: skip
+    assert (shop.masquerade, shop.server[0].weight, shop.families) == (("10.0.9.1",), 2, (4,))
+    assert (dns.name, dns.virtual[0].port, dns.server, dns.scheduler) == ("dns", 53, (), "rr")
+    assert (spec.mesh.connections, spec.mesh.semantics, spec.mesh.udp_s) == (1000, "ipvs", 300)
+    assert vf.parse_spec(vf.to_toml(spec)) == spec
+
+
+@pytest.mark.parametrize(("old", "new", "text"), [
+    ('network = "web"', 'network = "wob"', "node.toml: network = 'wob': service shop: there are db, web"),
+    ('network = "web"', "network = 1", "node.toml: [[service]] shop: [[virtual]] 1: network = 1: a text"),
+    ("port = 53", "port = 0", "[[virtual]] 1: port = 0: a protocol and a port, or neither"),
+    ('protocol = "udp"\nport = 53', 'protocol = "tcp"\nport = 8010', "services shop and dns both have tcp"),
+    ('"wlc"', '"lblc"', "[[service]] shop: scheduler = 'lblc': rr, wrr"),
+    ("weight = 2", "weight = -1", "[[server]] 1: weight = -1: 0 to 65535"),
+    ("connections = 1000", "connections = 0", "[mesh]: connections = 0: 1 to"),
+])  # fmt: skip
+def test_services_that_cannot_be(old: str, new: str, text: str) -> None:
+    with pytest.raises(vf.SpecError) as caught:
+        vf.parse_spec(GOOD + SERVICES.replace(old, new, 1))
+    assert text in str(caught.value)
+
+
 def test_a_file(tmp_path) -> None:
     """The path begins every error; a missing or binary file is one."""
     path = tmp_path / "node.toml"

@@ -475,7 +475,7 @@ def _make(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
                 if not isinstance(value, dict):
                     raise SpecError("mesh: a table, [mesh]")
                 made[key] = _make(MeshSpec, value, "[mesh]")
-            elif key in _NESTED:
+            elif key in _NESTED and known[key] != "str":  # a service's network is a name
                 if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
                     raise SpecError(f"{key}: a table in double brackets for each, [[{key}]]")
                 made[key] = tuple(_nested(key, value))
