@@ -93,7 +93,7 @@ class Trace:
                 self._network(CLIENT, self.config["director"]["routes"], clients), self._network(SERVER, [], servers)
             ),
             service=tuple(services),
-            mesh=MeshSpec(semantics="ipvs", seed=1),
+            mesh=MeshSpec(semantics="ipvs", seed=1, connections=4096),
         )  # fmt: skip
 
     def changes(self) -> Iterator[Change]:

@@ -32,7 +32,7 @@ Dataplane
     __init__(spec: NodeSpec) -> None
     add_server(service: str, server: ServerSpec) -> None
     apply(spec: NodeSpec | Prepared) -> int
-    connections(now_ns: int = 0) -> Iterator[dict[str, Any]]
+    connections(now_ns: int | None = None) -> Iterator[dict[str, Any]]
     delete_neighbour(vni: int, address: str) -> bool
     delete_station(vni: int, mac: str) -> bool
     explain(batch: PacketBatch, *, first: int = 1) -> list[Decision]

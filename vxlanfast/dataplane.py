@@ -504,14 +504,15 @@ class Dataplane:
         return Drift(tuple(sorted(wanted - actual)), tuple(sorted(actual - wanted)))
 
     def services(self) -> Iterator[dict[str, Any]]:
-        """Services: name, family, scheduler, virtual (where clients find it), servers, connections, refused; in_packets
-        and in_bytes (of clients), out_packets and out_bytes (of servers), of each server as well."""
+        """Services: name, family, scheduler and its flags, persistence, virtual (where clients find it), servers,
+        connections, refused; in_packets and in_bytes (of clients), out_packets and out_bytes (of servers), of each
+        server as well."""
         return self._mesh.service_rows()
 
-    def connections(self, now_ns: int = 0) -> Iterator[dict[str, Any]]:
-        """Connections: protocol, state, left_s at ``now_ns``, client, virtual, masquerade and server with their
-        ports."""
-        return self._mesh.connection_rows(now_ns)
+    def connections(self, now_ns: int | None = None) -> Iterator[dict[str, Any]]:
+        """Connections that live at ``now_ns`` (None: the time of the last packet that was looked at for them):
+        protocol, state, left_s; client, virtual, masquerade and server with their ports."""
+        return self._mesh.connection_rows(self._now.mesh.now_ns if now_ns is None else now_ns)
 
     def set_server(self, service: str, address: str, port: int = 0, **change: int) -> None:
         """As ``ipvsadm -e``: another ``weight`` (0: drained), ``upper`` or ``lower`` of a real server."""

@@ -213,22 +213,26 @@ class MeshState:
         for (name, family), number in sorted(self.numbers.items()):
             row = rows[number]
             yield {
-                "name": name, "family": family, "scheduler": row["scheduler"], "virtual": matches.get(number, []),
+                "name": name, "family": family, "scheduler": row["scheduler"], "fallback": row["fallback"],
+                "with_port": row["with_port"], "persistent_s": row["persist_s"], "persistent_len": row["persist_len"],
+                "virtual": matches.get(number, []),
                 "connections": row["connections"], "refused": row["refused"],
                 **{key: row[key] for key in ("in_packets", "out_packets", "in_bytes", "out_bytes")},
                 "servers": [{**s, "addr": str(ip_address(s["addr"]))} for s in row["servers"]],
             }  # fmt: skip
 
     def connection_rows(self, now_ns: int) -> Iterator[dict[str, Any]]:
-        """Connections: protocol, state, seconds left at ``now_ns``, client, virtual, masquerade, server, each with its
-        port."""
+        """Connections that live at ``now_ns``: protocol, state, seconds left, client, virtual, masquerade, server, each
+        with its port."""
         for row in self.conns.rows():
+            if row["expires_ns"] <= now_ns:
+                continue
             state = _PROTOCOLS.get(row["proto"], str(row["proto"]))
             if row["proto"] == PROTOCOLS["tcp"]:
                 state = NAMES[row["state"]]
             yield {
                 "protocol": _PROTOCOLS.get(row["proto"], str(row["proto"])), "state": state,
-                "left_s": max(0, row["expires_ns"] - now_ns) // 1_000_000_000,
+                "left_s": (row["expires_ns"] - now_ns) // 1_000_000_000,
                 "client": str(ip_address(row["client"])), "cport": row["cport"],
                 "virtual": str(ip_address(row["virtual"])), "vport": row["vport"],
                 "server": str(ip_address(row["address"])), "port": row["port"],

@@ -1,4 +1,4 @@
-"""A plane's tables as iproute2 prints a host's, in its words and with its JSON keys; and what was counted."""
+"""A plane's tables as iproute2 and ipvsadm print a host's, with iproute2's JSON keys; and what was counted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from vxlanfast import ipvsadm
 from vxlanfast._ext.verdict import RULES, SENTENCES
 from vxlanfast.dataplane import GATEWAY, Dataplane
 from vxlanfast.errors import SpecError
@@ -168,6 +169,11 @@ TABLES: dict[str, tuple[Lines, Callable[[Dataplane], Any]]] = {
     "mdb": (mdb_lines, lambda plane: list(mdb_rows(plane))),
     "vtep": (vtep_lines, lambda plane: list(vtep_rows(plane))),
     "counters": (counter_lines, counter_row),
+    "services": (ipvsadm.services_lines, ipvsadm.service_rows),
+    "services:stats": (ipvsadm.stats_lines, ipvsadm.service_rows),
+    "services:thresholds": (ipvsadm.thresholds_lines, ipvsadm.service_rows),
+    "connections": (ipvsadm.connections_lines, lambda plane: list(plane.connections())),
+    "timeouts": (ipvsadm.timeout_lines, ipvsadm.timeout_row),
 }
 
 

@@ -25,7 +25,7 @@ cdef class Track:
     cdef int64_t sctp_ns[SCTP_STATES]
     cdef int64_t udp_ns
     cdef int64_t echo_ns
-    cdef int64_t now_ns
+    cdef readonly int64_t now_ns        # of the last row it looked at
     cdef readonly bint exact            # as IPVS does, where we would do better
     cdef readonly bint reuse            # a SYN for a connection that is over is scheduled anew (conn_reuse_mode)
     cdef readonly bint forget           # connections go with their server (expire_nodest_conn)

@@ -17,6 +17,7 @@ class Track:
     expired: int
     evicted: int
     forged: int
+    now_ns: int
     def __new__(
         cls,
         *args: object,

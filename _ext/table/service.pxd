@@ -55,15 +55,15 @@ cdef struct Server:
     uint32_t lower          # 0: three quarters of `upper`
     uint16_t port           # 0: the one the client used
     uint8_t family          # 4 or 6; 0: the number is free
+    uint8_t removal         # of a removed one: what becomes of its connections
     # … and the rest is another.
     uint8_t addr[16]        # IPv4: the first four bytes, the rest zero
-    uint8_t removal         # of a removed one: what becomes of its connections
     bint overloaded         # from `upper` connections on, until there are fewer than `lower`
     int32_t share           # the last weight that was not 0: what buckets are shared out by
     uint32_t next           # older one of the service; SERVER_NONE
     uint32_t prev
     uint64_t connections    # ever
-    uint64_t spare[2]
+    uint64_t spare[3]
 
 
 cdef struct Service:

@@ -572,6 +572,7 @@ cdef class ServiceTable:
             out.append({
                 "service": i, "net": s.net, "addr": PyBytes_FromStringAndSize(<char *>s.addr, 4 if s.family == 4 else 16),
                 "proto": s.proto, "port": s.port, "scheduler": SCHEDULERS[s.scheduler], "connections": s.connections,
+                "fallback": bool(s.fallback), "with_port": bool(s.with_port), "persist_s": s.persist_s, "persist_len": s.persist_len,
                 "refused": s.refused, "in_packets": packets[0], "out_packets": packets[1], "in_bytes": octets[0],
                 "out_bytes": octets[1], "servers": self.servers_of(i),
             })

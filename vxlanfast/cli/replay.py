@@ -53,7 +53,7 @@ def entrances(given: tuple[str, ...]) -> dict[str, str]:
     "--show", type=options.Parsed("LIST", parse_tables), default=None,
     help=f"Print these tables at the end: {', '.join(TABLES)}.",
 )  # fmt: skip
-@click.option("-j", "--json", "as_json", is_flag=True, help="--show as JSON, with iproute2's keys.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="--show as JSON, with iproute2's keys where it has them.")
 @click.option("--count", type=click.IntRange(1), help="Read this many packets at most.")
 @options.report_options
 @click.pass_context
