@@ -37,7 +37,7 @@ from vxlanfast._ext.verdict cimport (
     VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_pseudo6, csum_update
-from vxlanfast._ext.wire.endian cimport likely, load_be16, store_be16
+from vxlanfast._ext.wire.endian cimport likely, load_be16, load_host32, store_be16
 from vxlanfast._ext.wire.eth cimport ETH_OFF_DST, ETH_OFF_SRC
 from vxlanfast._ext.wire.icmp cimport (
     ICMP6_DEST_UNREACH, ICMP6_TIME_EXCEEDED, ICMP_DEST_UNREACH, ICMP_OFF_CSUM, ICMP_TIME_EXCEEDED, icmp6_csum_ok,
@@ -47,7 +47,7 @@ from vxlanfast._ext.wire.ipv4 cimport (
     IP_PROTO_ICMPV6, IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_OFF_CSUM, IPV4_OFF_DST, IPV4_OFF_SRC, IPV4_OFF_TTL,
 )
 from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_DST, IPV6_OFF_HOPS, IPV6_OFF_SRC
-from vxlanfast._ext.wire.sctp cimport SCTP_INIT, sctp_chunk, sctp_csum_ok, sctp_set_csum
+from vxlanfast._ext.wire.sctp cimport SCTP_HDR_LEN, SCTP_INIT, sctp_chunk, sctp_csum_ok, sctp_set_csum
 from vxlanfast._ext.wire.tcp cimport TCP_FLAG_RST, TCP_FLAG_SYN
 
 cdef enum:
@@ -121,12 +121,16 @@ cdef class Mesh(Track):
         """The row is the packet as the other side knows it, and goes on in that side's network."""
         cdef uint8_t *ip = c.arena + c.off[s.row] + s.l3
         cdef Conn *e = self.conns.conns + (ref >> 1)
+        cdef uint8_t *l4 = ip + s.l4
         cdef NatTuple t
-        cdef bint sctp = s.proto == IP_PROTO_SCTP and s.n == s.length and sctp_csum_ok(ip + s.l4, s.n - s.l4)
+        cdef bint summed
         nat_tuple(&t, e, ref & 1)
-        nat_apply(ip, s.family, ip + s.l4, s.n - s.l4, s.proto, &t, True)
-        if sctp:  # one that was wrong stays so
-            sctp_set_csum(ip + s.l4, s.n - s.l4)
+        # SCTP's checksum has the ports in it, and none of the addresses; one that was wrong is not made right.
+        summed = s.proto == IP_PROTO_SCTP and s.n == s.length and load_host32(l4) != t.ports and s.n - s.l4 >= SCTP_HDR_LEN \
+            and sctp_csum_ok(l4, s.n - s.l4)
+        nat_apply(ip, s.family, l4, s.n - s.l4, s.proto, &t, True)
+        if summed:
+            sctp_set_csum(l4, s.n - s.l4)
         c.conn[s.row] = ref
 
     cdef bint begins_anew(self, const Conn *e, const Seen *s, const uint8_t *l4) noexcept nogil:

@@ -204,8 +204,7 @@ cdef class Track:
                 template = self.conns.conns + e.via
                 if template.proto & TEMPLATE and template.via:
                     template.via -= 1
-        if e.flags & CONN_MASQ:
-            self.ports.give_back(number)
+        self.ports.give_back(number)
         self.conns.close(number)
 
     cdef bint make_room(self) noexcept nogil:

@@ -19,6 +19,16 @@ cdef enum:
     USER_FIRST = 1024
 
 
+cdef inline uint32_t port_first(uint32_t port) noexcept nogil:
+    """The first port of a port's class: one of the same class takes its place where it is taken."""
+    return LOW_FIRST if port < LOW_END else SYSTEM_FIRST if port < USER_FIRST else USER_FIRST
+
+
+cdef inline uint32_t port_end(uint32_t first) noexcept nogil:
+    """Behind the last port of the class that begins with ``first``."""
+    return LOW_END if first == LOW_FIRST else USER_FIRST if first == SYSTEM_FIRST else 65536
+
+
 cdef class PortPools:
     """The ports of a connection table. ``seed``: of those that are drawn."""
 
@@ -37,14 +47,14 @@ cdef class PortPools:
         self.drawn += 1
         return hash_u64(self.drawn, self.seed)
 
-    cdef Pool *pool_of(self, const ConnKey *reverse, uint64_t *tuple) noexcept nogil:
-        """What is known of the ports of one tuple: server, masquerade address, protocol."""
+    cdef Pool *pool_of(self, const ConnKey *reverse, uint32_t first, uint64_t *tuple) noexcept nogil:
+        """What is known of a class of ports of one tuple: server, masquerade address, protocol."""
         cdef ConnKey key
         cdef uint32_t size = 4 if reverse.family == 4 else 16
         conn_key(&key, reverse.addrs, reverse.addrs + size, port_pair(port_src(reverse.ports), 0), reverse.domain, reverse.proto,
                  reverse.family, self.conns.seed)
-        tuple[0] = hash_u64(key.hash, self.seed) | 1
-        return self.pools + (key.hash & (POOLS - 1))
+        tuple[0] = hash_u64(<uint64_t>first << 32 | key.hash, self.seed) | 1
+        return self.pools + (key.hash + first & (POOLS - 1))
 
     cdef bint pick(self, ConnKey *reverse) noexcept nogil:
         """The port of a connection whose server's packets have that key: it has the client's, and gets what was picked. False:
@@ -52,50 +62,46 @@ cdef class PortPools:
         cdef uint8_t addrs[32]
         cdef uint8_t raw[2]
         cdef uint32_t size = 4 if reverse.family == 4 else 16, first, count, at, k
-        cdef uint16_t dport = port_src(reverse.ports), want, port
+        cdef uint16_t dport = port_src(reverse.ports), port
         cdef uint64_t tuple = 0
         cdef Pool *pool
+        cdef bint known
         if self.conns.find(reverse) == CONN_NONE:
             return True
         memcpy(addrs, reverse.addrs, 32)
-        want = port_number(port_dst(reverse.ports))
-        if want < LOW_END:
-            first = LOW_FIRST
-            count = LOW_END - first
-        elif want < USER_FIRST:
-            first = SYSTEM_FIRST
-            count = USER_FIRST - first
-        else:
-            first = USER_FIRST
-            count = 65536 - first
-        pool = self.pool_of(reverse, &tuple)
-        at = <uint32_t>(self.draw() % count)
-        if pool.tuple == tuple and want >= USER_FIRST:
-            if pool.freed == 0:
-                return False  # nothing has come back since
-            if pool.hint >= first:
-                at = pool.hint - first
+        first = port_first(port_number(port_dst(reverse.ports)))
+        count = port_end(first) - first
+        pool = self.pool_of(reverse, first, &tuple)
+        known = pool.tuple == tuple
+        if known and pool.freed == 0:
+            return False  # nothing has come back since
+        at = pool.hint - first if known else <uint32_t>(self.draw() % count)
         for k in range(count):
             store_be16(raw, <uint16_t>(first + at))
             memcpy(&port, raw, 2)
             conn_key(reverse, addrs, addrs + size, port_pair(dport, port), reverse.domain, reverse.proto, reverse.family, self.conns.seed)
             if self.conns.find(reverse) == CONN_NONE:
-                if pool.tuple == tuple and pool.freed:
+                if known:
                     pool.freed -= 1
+                    pool.hint = <uint16_t>(first + at)
                 return True
             at = at + 1 if at + 1 < count else 0
-        if want >= USER_FIRST:
-            pool.tuple = tuple
-            pool.freed = 0
+        pool.tuple = tuple
+        pool.freed = 0
+        self.pooled = True
         return False
 
     cdef void give_back(self, uint32_t number) noexcept nogil:
-        """A connection that is about to be closed needs its port no more."""
+        """A connection is about to be closed: whoever has a port, drawn or his own, keeps others from it no more."""
         cdef ConnKey reverse
         cdef uint64_t tuple = 0
+        cdef uint16_t port
         cdef Pool *pool
+        if not self.pooled:
+            return
         self.conns.key_of(number, True, &reverse)
-        pool = self.pool_of(&reverse, &tuple)
-        if pool.tuple == tuple:
+        port = port_number(port_dst(reverse.ports))
+        pool = self.pool_of(&reverse, port_first(port), &tuple)
+        if pool.tuple == tuple and port >= port_first(port):
             pool.freed += 1
-            pool.hint = port_number(port_dst(reverse.ports))
+            pool.hint = port
