@@ -11,6 +11,7 @@ from vxlanfast._ext.node.mesh import Mesh
 from vxlanfast._ext.table.conn import ConnTable
 from vxlanfast._ext.table.dest import DestTable
 from vxlanfast._ext.table.net import NetTable
+from vxlanfast._ext.table.sctpstate import NAMES as ASSOC_NAMES
 from vxlanfast._ext.table.service import ServiceTable
 from vxlanfast._ext.table.tcpstate import NAMES
 from vxlanfast.addr import parse_ip
@@ -23,6 +24,8 @@ _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP", 1: "ICMP", 58: "ICMPv6", 33: "DC
 DOMAINS_MAX = 65534
 _MASQ = 16
 _ANSWERED = 8
+#: Entries that hold a client to a server (see ServiceSpec.persistent_s), as ipvsadm lists them too: with port 0.
+_TEMPLATE, _TEMPLATE_PROTO = 64, 0x80
 
 
 def family_of(text: str) -> int:
@@ -227,11 +230,17 @@ class MeshState:
         for row in self.conns.rows():
             if row["expires_ns"] <= now_ns:
                 continue
-            state = _PROTOCOLS.get(row["proto"], str(row["proto"]))
-            if row["proto"] == PROTOCOLS["tcp"]:
+            template = bool(row["flags"] & _TEMPLATE)
+            proto = row["proto"] ^ (_TEMPLATE_PROTO if template else 0)
+            state = _PROTOCOLS.get(proto, str(proto))
+            if template:
+                state = "NONE"
+            elif proto == PROTOCOLS["tcp"]:
                 state = NAMES[row["state"]]
+            elif proto == PROTOCOLS["sctp"]:
+                state = ASSOC_NAMES[row["state"]]
             yield {
-                "protocol": _PROTOCOLS.get(row["proto"], str(row["proto"])), "state": state,
+                "protocol": _PROTOCOLS.get(proto, str(proto)), "state": state,
                 "left_s": (row["expires_ns"] - now_ns) // 1_000_000_000,
                 "client": str(ip_address(row["client"])), "cport": row["cport"],
                 "virtual": str(ip_address(row["virtual"])), "vport": row["vport"],

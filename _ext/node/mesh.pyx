@@ -12,10 +12,10 @@ from vxlanfast._ext.node.defrag cimport defrag_row
 from vxlanfast._ext.node.nat cimport NatTuple, nat_apply, nat_has_ports, nat_original, nat_tuple
 from vxlanfast._ext.node.reply cimport become_error, icmp_allowed, may_report
 from vxlanfast._ext.node.reset cimport reset_room, reset_row
-from vxlanfast._ext.node.track cimport SECOND_NS, TEMPLATE, Track
+from vxlanfast._ext.node.track cimport SECOND_NS, TEMPLATE_PROTO, Track
 from vxlanfast._ext.node.seen cimport SEEN_ERROR, SEEN_FLOW, SEEN_PART, Seen, look
 from vxlanfast._ext.table.conn cimport (
-    CONN_REDIRECT, CONN_RETURN, CONN_MASQ, CONN_NONE, Conn, ConnKey, bucket_hits, conn_bucket, conn_is, conn_key, ctz,
+    CONN_REDIRECT, CONN_RETURN, CONN_TEMPLATE, CONN_MASQ, CONN_NONE, Conn, ConnKey, bucket_hits, conn_bucket, conn_is, conn_key, ctz,
     key_reverse, port_dst, port_number, port_pair, port_src,
 )
 from vxlanfast._ext.table.dest cimport DEST_NONE, DEST_PEER, DEST_PORT, Dest, DestTable, dest_is_ours
@@ -317,7 +317,7 @@ cdef class Mesh(Track):
         e = self.conns.conns + number
         e.server = server
         self.services.bind(server, False)
-        if template != CONN_NONE and (self.conns.conns + template).proto & TEMPLATE:
+        if template != CONN_NONE and (self.conns.conns + template).flags & CONN_TEMPLATE:
             e.via = template
             (self.conns.conns + template).via += 1
         return self.known(c, s)
@@ -337,7 +337,7 @@ cdef class Mesh(Track):
             prefix[k] = client[k] & (0xFF if bits >= 8 else <uint8_t>(0xFF00 >> bits))
         if m.port and m.port == m.last:
             store_be16(<uint8_t *>&vport, m.port)
-        conn_key(&forward, prefix, addr, port_pair(0, vport), s.key.domain, s.proto ^ TEMPLATE, s.family, self.conns.seed)
+        conn_key(&forward, prefix, addr, port_pair(0, vport), s.key.domain, s.proto ^ TEMPLATE_PROTO, s.family, self.conns.seed)
         number = self.conns.find(&forward)
         if number != CONN_NONE:
             number >>= 1
@@ -355,11 +355,12 @@ cdef class Mesh(Track):
             if not self.make_room():
                 return server  # for this once
             # Nobody sends from that domain: the entry is found by its client alone.
-            conn_key(&reverse, prefix, addr, port_pair(0, vport), NO_DOMAIN, s.proto ^ TEMPLATE, s.family, self.conns.seed)
+            conn_key(&reverse, prefix, addr, port_pair(0, vport), NO_DOMAIN, s.proto ^ TEMPLATE_PROTO, s.family, self.conns.seed)
             number = self.conns.open(&forward, &reverse, self.now_ns, <int64_t>v.persist_s * SECOND_NS)
             if number == CONN_NONE:
                 return server
             (self.conns.conns + number).via = 0
+            (self.conns.conns + number).flags = CONN_TEMPLATE
             self.conns.enlist(number, False)
         e = self.conns.conns + number
         e.server = server
@@ -598,7 +599,7 @@ cdef class Mesh(Track):
         if self.forget or tells:
             for number in range(self.conns.high):
                 e = self.conns.conns + number
-                if e.family and e.server == server and not e.proto & TEMPLATE:
+                if e.family and e.server == server and not e.flags & CONN_TEMPLATE:
                     if tells and e.proto == IP_PROTO_TCP and tcp_is_active(e.state):
                         self.tell(number)
                     self.end(number)

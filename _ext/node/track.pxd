@@ -10,7 +10,7 @@ from vxlanfast._ext.table.tcpstate cimport TCP_STATES
 
 
 cdef enum:
-    TEMPLATE = 0x80             # on a protocol: the entry holds a client, or its prefix, to a server
+    TEMPLATE_PROTO = 0x80       # what a template's key has its protocol changed by
     SECOND_NS = 1000000000
 
 

@@ -7,7 +7,7 @@ from libc.stdlib cimport free, realloc
 
 from vxlanfast._ext.node.seen cimport Seen
 from vxlanfast._ext.table.conn cimport (
-    CONN_ACTIVE, CONN_RETURN, CONN_ANSWERED, CONN_MASQ, CONN_NONE, Conn, ConnKey, ConnTable,
+    CONN_ACTIVE, CONN_RETURN, CONN_ANSWERED, CONN_MASQ, CONN_NONE, CONN_TEMPLATE, Conn, ConnKey, ConnTable,
 )
 from vxlanfast._ext.table.ports cimport PortPools
 from vxlanfast._ext.table.sctpstate cimport ASSOC_CLOSED, ASSOC_ESTABLISHED, SCTP_STATES, assoc_next
@@ -198,11 +198,11 @@ cdef class Track:
         """A connection goes: its server has one less, its source port is free."""
         cdef Conn *e = self.conns.conns + number
         cdef Conn *template
-        if e.server != SERVER_NONE and not e.proto & TEMPLATE:
+        if e.server != SERVER_NONE and not e.flags & CONN_TEMPLATE:
             self.services.unbind(e.server, (e.flags & CONN_ACTIVE) != 0)
             if e.via != CONN_NONE:
                 template = self.conns.conns + e.via
-                if template.proto & TEMPLATE and template.via:
+                if template.flags & CONN_TEMPLATE and template.via:
                     template.via -= 1
         self.ports.give_back(number)
         self.conns.close(number)
@@ -235,7 +235,7 @@ cdef class Track:
         """One whose time has come: it goes, or is a template that connections hold yet."""
         cdef Conn *e = self.conns.conns + number
         cdef Server *d
-        if e.proto & TEMPLATE and e.via:
+        if e.flags & CONN_TEMPLATE and e.via:
             self.conns.wheel.start(number, now_ns + TEMPLATE_HELD_S * <int64_t>SECOND_NS, now_ns)
             return
         if e.proto == IP_PROTO_TCP and e.state == TCP_ESTABLISHED and e.server != SERVER_NONE and not self.exact:

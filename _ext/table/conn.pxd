@@ -29,6 +29,7 @@ cdef enum:
     CONN_ANSWERED = 8           # the server has said something
     CONN_MASQ = 16              # the source is rewritten as well
     CONN_REDIRECT = 32          # translated on its way to a port, which nobody routes
+    CONN_TEMPLATE = 64          # no connection: it holds a client, or its prefix, to a server; `via` counts those that hold it
     CONN_RETURN = 128           # nothing is rewritten: the server's packets go back to `via`
 
 
