@@ -246,8 +246,8 @@ cdef class Route:
         c.net[i] = target
         c.vni[i] = self.nets.nets[target].vni
         c.dest[i] = dest
-        if not RULE_BALANCED <= c.rule[i] <= RULE_RELATED:
-            c.rule[i] = RULE_ROUTED
+        if c.rule[i] < RULE_ROUTED:
+            c.rule[i] = RULE_ROUTED  # else it has been said why
         return PASS
 
     cdef void route_rows(self, Columns *c) noexcept nogil:

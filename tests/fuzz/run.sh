@@ -56,7 +56,7 @@ for target; do
     length=70000 control=100
     [ "$target" != fuzz_frame ] || length=4000
     # Short sequences of steps lead nowhere: they may be long from the start.
-    [ "$target" != fuzz_plane ] || length=2000 control=0
+    case $target in fuzz_plane | fuzz_mesh) length=2000 control=0 ;; esac
     log=fuzz-work/$target.log
     mkdir -p "fuzz-work/corpus/$target" "fuzz-work/seeds/$target"
     "build/fuzz/tests/fuzz/$target" -max_total_time="$seconds" -max_len=$length -len_control=$control -timeout=20 -rss_limit_mb=1024 \

@@ -75,7 +75,7 @@ def frame_input(frames: list[Frame]) -> bytes:
 
 
 def sequences(count: int, length: int) -> Iterator[bytes]:
-    """Steps for fuzz_plane.py: half of the bytes below 150, which are frames, since a long talk has more of them."""
+    """Steps for fuzz_plane.py and fuzz_mesh.py: half of the bytes are small, for frames."""
     for seed in range(count):
         rng = random.Random(seed)
         yield bytes(rng.choice((rng.randrange(256), rng.randrange(150))) for _ in range(length))
@@ -89,6 +89,7 @@ def write(folder: Path, content: bytes) -> None:
 def main(out: Path, directories: list[Path]) -> None:
     for sequence in sequences(40, 600):
         write(out / "fuzz_plane", sequence)
+        write(out / "fuzz_mesh", sequence)
     for path in sorted(path for directory in directories for path in directory.rglob("*") if path.is_file()):
         data = path.read_bytes()
         if data[:4] == b"\n\r\r\n":
