@@ -59,7 +59,8 @@ name = "pub"
 servers_in = "web"
 scheduler = "rr"
 publish = [{{ network = "lan", published = "8080-8082", target = 80 }},
-           {{ network = "lan", published = 53, protocol = "udp" }}, {{ network = "lan", published = 99, protocol = "sctp" }}]
+           {{ network = "lan", published = 53, protocol = "udp" }},
+           {{ network = "lan", published = 99, protocol = "sctp" }}]
 server = [{{ address = "10.0.1.2" }}, {{ address = "10.0.1.4", weight = 2 }}, {{ address = "fd00:1::2" }}]
 [[service]]
 name = "east"
