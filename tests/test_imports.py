@@ -99,8 +99,8 @@ def test_core(path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "may"), [
     ("__init__", {"_ext.batch", "_ext.verdict", "capture", "dataplane", "errors", "explain", "files", "frame",
-                  "importers", "node_spec", "plane_stats", "replay", "service_spec", "spec", "split", "stats",
-                  "survey", "timed"}),
+                  "importers", "ipvsadm_rules", "node_spec", "plane_stats", "replay", "service_spec", "spec", "split",
+                  "stats", "survey", "timed"}),
     ("errors", set()),
     ("linktypes", set()),
     ("ends", set()),
@@ -113,6 +113,7 @@ def test_core(path: Path) -> None:
     ("node_spec", {"addr", "checks", "errors", "service_spec", "spec"}),
     ("plane_stats", {"_ext.verdict"}),
     ("foreign", {"addr", "errors"}),
+    ("ipvsadm_rules", {"addr", "errors", "foreign", "service_spec"}),
     ("importers", {"addr", "errors", "foreign", "node_spec", "service_spec", "spec"}),
 ])  # fmt: skip
 def test_lower_modules(name: str, may: set[str]) -> None:

@@ -531,6 +531,13 @@ restore_file(
     count: int | None = None,
     watch: Watch | None = None,
 ) -> Stats
+services_from_ipvsadm(
+    text: str | bytes,
+    *,
+    network: str,
+    servers_in: str = '',
+    marks: Mapping[int, Sequence[VirtualSpec]] | None = None,
+) -> tuple[ServiceSpec, ...]
 spec_from_docker(
     inspect: Json | Mapping[str, Json],
     *,
@@ -573,6 +580,7 @@ survey_file(
     count: int | None = None,
     watch: Watch | None = None,
 ) -> Survey
+to_ipvsadm(services: Iterable[ServiceSpec], *, marks: Mapping[str, int] | None = None) -> str
 to_toml(spec: NodeSpec) -> str
 """
 

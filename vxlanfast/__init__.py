@@ -34,6 +34,7 @@ _HOME = {
     "VirtualSpec": "service_spec", "Departure": "timed", "arrivals": "timed", "replay_timed": "timed",
     "networks_from_docker": "importers", "spec_from_docker": "importers", "spec_from_host": "importers",
     "to_toml": "importers",
+    "services_from_ipvsadm": "ipvsadm_rules", "to_ipvsadm": "ipvsadm_rules",
 }  # fmt: skip
 
 __all__ = sorted(_HOME)
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
     from vxlanfast.importers import spec_from_docker as spec_from_docker
     from vxlanfast.importers import spec_from_host as spec_from_host
     from vxlanfast.importers import to_toml as to_toml
+    from vxlanfast.ipvsadm_rules import services_from_ipvsadm as services_from_ipvsadm
+    from vxlanfast.ipvsadm_rules import to_ipvsadm as to_ipvsadm
     from vxlanfast.node_spec import EndpointSpec as EndpointSpec
     from vxlanfast.node_spec import NetworkSpec as NetworkSpec
     from vxlanfast.node_spec import NodeSpec as NodeSpec

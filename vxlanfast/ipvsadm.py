@@ -1,17 +1,18 @@
 """Services and connections as ``ipvsadm`` prints a kernel's: the same columns, in its order; and as rows for JSON.
 
 A service of several addresses or ports, which in a kernel is a firewall mark's, stands as the first of them, and the
-others follow it as lines that begin with ``+``. ``ANY`` is any port of any protocol. Connections are in the order of
-their numbers in the table, as a kernel's are in that of its hashes.
+others follow it as lines that begin with ``+``. ``ANY`` is any port of any protocol, port 0 of one is any of its.
+Connections are in the order of their numbers in the table, as a kernel's are in that of its hashes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from vxlanfast.service_spec import PROTOCOLS
+from vxlanfast.ipvsadm_rules import host_port, mask_of, scheduler_flags
+from vxlanfast.service_spec import ALL_PORTS, PROTOCOLS
 
 if TYPE_CHECKING:
     from vxlanfast.dataplane import Dataplane
@@ -20,35 +21,13 @@ Row = dict[str, Any]
 
 #: The version of IPVS whose words and semantics these are.
 VERSION = "1.2.1"
-#: What a kernel calls the two flags of a scheduler.
-FLAGS = {
-    "sh": ("sh-fallback", "sh-port"), "mh": ("mh-fallback", "mh-port"),
-}  # fmt: skip
-_FLAGS = ("flag-1", "flag-2")
 #: Figures of ``--stats``, by their keys.
 STATS = ("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
 
 
-def host_port(address: str, port: object) -> str:
-    """``192.0.2.1:80``, ``[2001:db8::1]:80``."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def scheduler_flags(scheduler: str, fallback: bool, with_port: bool) -> list[str]:
-    """The words that ``-b`` takes."""
-    names = FLAGS.get(scheduler, _FLAGS)
-    return [name for name, is_set in zip(names, (fallback, with_port), strict=True) if is_set]
-
-
-def mask_of(family: int, length: int) -> str:
-    """The mask of persistent clients: IPv4's as an address, IPv6's as a length; "" where each is one of its own."""
-    if family == 6:
-        return "" if length == 128 else str(length)
-    return "" if length == 32 else str(ip_network((0, length)).netmask)
-
-
 def _place(match: Row) -> str:
-    ports = match["port"] if match["last"] == match["port"] else f"{match['port']}-{match['last']}"
+    first, last = match["port"], match["last"]
+    ports = 0 if (first, last) == ALL_PORTS else first if first == last else f"{first}-{last}"
     return f"{match['protocol'].upper():<4} {host_port(match['address'], ports)}"
 
 

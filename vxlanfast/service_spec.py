@@ -15,6 +15,8 @@ REMOVALS = ("drain", "hold", "reset", "reschedule")
 MODES = ("ingress", "host")
 SEMANTICS = ("fixed", "ipvs")
 TIMEOUT_MAX_S = 31 * 86400
+#: A service of these has what no other one of its address has.
+ALL_PORTS = (1, 65535)
 
 
 def parse_ports(key: str, value: int | str) -> tuple[int, int]:
@@ -225,7 +227,7 @@ class MeshSpec:
 
 
 def check_services(services: tuple[ServiceSpec, ...]) -> None:
-    """No port of an address is two services'. SpecError names both."""
+    """No port of an address is two services', but for a port of one that has all the others. SpecError names both."""
     taken: list[tuple[str, bytes, str, int, int, str]] = []
     for service in services:
         for virtual in service.virtual:
@@ -233,7 +235,8 @@ def check_services(services: tuple[ServiceSpec, ...]) -> None:
             packed = parse_ip(virtual.address)
             for network, other, protocol, low, high, name in taken:
                 same = (network, other, protocol) == (virtual.network, packed, virtual.protocol)
-                if same and low <= last and first <= high:
+                rest = (first == last and (low, high) == ALL_PORTS) or (low == high and (first, last) == ALL_PORTS)
+                if same and low <= last and first <= high and not rest:
                     what = f"{virtual.protocol} {virtual.address} port {virtual.port}" if first else virtual.address
                     raise SpecError(f"services {name} and {service.name} both have {what} of network {network}")
             taken.append((virtual.network, packed, virtual.protocol, first, last, service.name))
