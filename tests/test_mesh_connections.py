@@ -582,6 +582,23 @@ def test_sctp_has_its_own_checksum(target: int) -> None:
         assert right or said == 0
 
 
+@pytest.mark.parametrize("persistent_s", [0, 300])
+def test_sctp_comes_to_an_end(persistent_s: int) -> None:
+    """An association goes when its time has come, and its server has none left; a client is held to it as ever."""
+    two = service(protocol="sctp", servers=(2, 3), persistent_s=persistent_s)
+    director = Director(two)
+    for port in (5000, 5001):
+        init = bytes(SCTP(sport=port, dport=80) / SCTPChunkInit(init_tag=7, a_rwnd=1000))
+        assert None not in director.send(CLIENT, [frame(CLIENT, packet(client(1), VIP, 132, init))], S)
+    counts = sorted(one["inactive"] for one in director.serving().values())
+    assert counts == ([0, 2] if persistent_s else [1, 1]) and director.conns.size == 2 + bool(persistent_s)
+    director.send(CLIENT, [udp(CLIENT, client(3), 9, VIP, 9999)], 100 * S)
+    assert director.conns.size == bool(persistent_s)
+    assert {one["inactive"] for one in director.serving().values()} == {0}
+    director.send(CLIENT, [udp(CLIENT, client(3), 9, VIP, 9999)], 1000 * S)
+    assert director.conns.size == 0
+
+
 def test_a_forged_error_is_nobodys() -> None:
     """An error about a packet that no connection has sent: not rewritten, and to a virtual address nowhere."""
     director = Director()
