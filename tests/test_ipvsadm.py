@@ -13,9 +13,11 @@ import pytest
 
 import vxlanfast as vf
 from tests.ipvs import Trace, traces
+from tests.mesh import ACK, CLIENT, PSH, SERVER, VIP, Director, S, client, establish, server, service, talks, udp
 from tests.support import vxlanfast
 from tests.test_ipvs_traces import drawn_ports, whole_checksums, with_port
 from vxlanfast import ipvsadm
+from vxlanfast.service_spec import ServerSpec
 
 FOLDER = traces()
 needs_traces = pytest.mark.skipif(FOLDER is None, reason="the traces of a kernel's IPVS are not here")
@@ -79,6 +81,51 @@ def test_stats_as_of_a_kernel(name: str) -> None:
     none = {line for line in want if line.endswith(5 * "        0")}  # of a server that came after that moment
     plane = vf.Dataplane(one.spec())
     assert any(want - none <= set(ipvsadm.services_stats(plane).splitlines()) for _ in one.steps(plane, change))
+
+
+def test_connections_of_every_kind() -> None:
+    """Clients that are held to a server have an entry without a port, as IPVS shows its templates."""
+    director = Director(
+        service(persistent_s=300, persistent4=24, servers=(ServerSpec(address="10.0.9.2", port=8080),)),
+        service("dns", protocol="udp", port=53, masq=True),
+    )  # fmt: skip
+    establish(director, talks(1), S)
+    director.send(CLIENT, [udp(CLIENT, client(9), 53, VIP, 53)], 2 * S)
+    lines = ipvsadm.connections_text(director.plane).splitlines()
+    assert sorted(lines[2:]) == [
+        "TCP 04:59  NONE        100.64.0.0:0       203.0.113.10:80    10.0.9.2:8080",
+        "TCP 14:59  ESTABLISHED 100.64.0.0:10000   203.0.113.10:80    10.0.9.2:8080",
+        "UDP 05:00  UDP         100.64.0.9:53      203.0.113.10:53    10.0.9.2:53",
+    ]
+    rows = {(row["protocol"], row["kind"]): row for row in director.plane.connections()}
+    assert rows.keys() == {("TCP", "affinity"), ("TCP", "service"), ("UDP", "service")}
+    assert rows["UDP", "service"]["masquerade"] == "10.0.9.1" and rows["TCP", "service"]["masquerade"] is None
+    assert len(list(director.plane.connections(301 * S))) == 2 and not list(director.plane.connections(902 * S))
+
+
+@pytest.mark.parametrize("semantics", ["fixed", "ipvs"])
+def test_what_removed_servers_carry(semantics: str) -> None:
+    """While they drain, their service counts it; IPVS does not. One that comes back has what it had."""
+    director = Director(service(servers=(2, 3), removal="drain"), semantics=semantics)
+    some = talks(2)
+    establish(director, some, S)
+    [before] = director.plane.services()
+    mine = [talk for talk in some if talk.at[0] == server(2)]
+    assert before["in_packets"] == 4 and before["out_packets"] == 2 and before["in_bytes"] == 160 and len(mine) == 1
+    director.plane.remove_server("web", "10.0.9.2")
+    [removed] = director.plane.services()
+    assert {key: removed[key] for key in before if key != "servers"} == {
+        key: before[key] for key in before if key != "servers"
+    }  # fmt: skip
+    director.send(SERVER, [mine[0].down(PSH | ACK, b"12345678")], S)
+    [after] = director.plane.services()
+    more = (1, 48) if semantics == "fixed" else (0, 0)
+    assert (after["out_packets"] - 2, after["out_bytes"] - before["out_bytes"]) == more
+    director.plane.add_server("web", ServerSpec(address="10.0.9.2"))
+    [again] = director.plane.services()
+    figures = ("in_packets", "out_packets", "in_bytes", "out_bytes")
+    assert [again[key] for key in figures] == [after[key] for key in figures]
+    assert director.serving()["10.0.9.2"]["in_packets"] == 2
 
 
 def test_large_figures() -> None:

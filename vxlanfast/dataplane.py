@@ -511,7 +511,7 @@ class Dataplane:
 
     def connections(self, now_ns: int | None = None) -> Iterator[dict[str, Any]]:
         """Connections that live at ``now_ns`` (None: the time of the last packet that was looked at for them):
-        protocol, state, left_s; client, virtual, masquerade and server with their ports."""
+        protocol, kind, state, left_s; client, virtual, masquerade and server with their ports. See ``MeshState``."""
         return self._mesh.connection_rows(self._now.mesh.now_ns if now_ns is None else now_ns)
 
     def set_server(self, service: str, address: str, port: int = 0, **change: int) -> None:

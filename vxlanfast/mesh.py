@@ -11,9 +11,9 @@ from vxlanfast._ext.node.mesh import Mesh
 from vxlanfast._ext.table.conn import ConnTable
 from vxlanfast._ext.table.dest import DestTable
 from vxlanfast._ext.table.net import NetTable
-from vxlanfast._ext.table.sctpstate import NAMES as ASSOC_NAMES
+from vxlanfast._ext.table.sctpstate import NAMES as SCTP_NAMES
 from vxlanfast._ext.table.service import ServiceTable
-from vxlanfast._ext.table.tcpstate import NAMES
+from vxlanfast._ext.table.tcpstate import NAMES as TCP_NAMES
 from vxlanfast.addr import parse_ip
 from vxlanfast.errors import SpecError, TableFullError
 from vxlanfast.node_spec import NodeSpec
@@ -22,10 +22,10 @@ from vxlanfast.service_spec import PROTOCOLS, MeshSpec, ServerSpec, ServiceSpec
 #: How connections of other protocols than TCP are called, as ipvsadm does.
 _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP", 1: "ICMP", 58: "ICMPv6", 33: "DCCP", 136: "UDPL"}
 DOMAINS_MAX = 65534
-_MASQ = 16
-_ANSWERED = 8
-#: Entries that hold a client to a server (see ServiceSpec.persistent_s), as ipvsadm lists them too: with port 0.
-_TEMPLATE, _TEMPLATE_PROTO = 64, 0x80
+_STATES = {PROTOCOLS["tcp"]: TCP_NAMES, PROTOCOLS["sctp"]: SCTP_NAMES}
+#: Flags of connections, and what marks a template's protocol.
+_ANSWERED, _MASQ, _TEMPLATE, _RETURN = 8, 16, 64, 128
+_TEMPLATE_PROTO = 0x80
 
 
 def family_of(text: str) -> int:
@@ -225,26 +225,35 @@ class MeshState:
             }  # fmt: skip
 
     def connection_rows(self, now_ns: int) -> Iterator[dict[str, Any]]:
-        """Connections that live at ``now_ns``: protocol, state, seconds left, client, virtual, masquerade, server, each
-        with its port."""
+        """Connections that live at ``now_ns``: protocol, kind, state, seconds left; client, virtual, masquerade and
+        server with their ports.
+
+        ``kind``: "service"; "masqueraded" (to nobody's service); "returned" (its answers go to the VTEP that it came
+        by); "affinity" (no connection: it holds a client to a server).
+        """
+        servers: dict[int, tuple[bytes, int]] = {}
         for row in self.conns.rows():
             if row["expires_ns"] <= now_ns:
                 continue
-            template = bool(row["flags"] & _TEMPLATE)
-            proto = row["proto"] ^ (_TEMPLATE_PROTO if template else 0)
-            state = _PROTOCOLS.get(proto, str(proto))
-            if template:
-                state = "NONE"
-            elif proto == PROTOCOLS["tcp"]:
-                state = NAMES[row["state"]]
-            elif proto == PROTOCOLS["sctp"]:
-                state = ASSOC_NAMES[row["state"]]
+            proto, flags, state = row["proto"], row["flags"], row["state"]
+            kind = "masqueraded" if row["server"] is None else "service"
+            if flags & _TEMPLATE:
+                # Its own key is of no packet; whom it holds is at its server.
+                servers = servers or {number: (place[1], place[2]) for place, number in self.servers.items()}
+                if row["server"] not in servers:
+                    continue
+                row["address"], row["port"] = servers[row["server"]]
+                kind, proto, flags = "affinity", proto ^ _TEMPLATE_PROTO, 0
+            elif flags & _RETURN:
+                kind = "returned"
+            protocol = _PROTOCOLS.get(proto, str(proto))
+            name = _STATES[proto][state] if proto in _STATES else protocol
             yield {
-                "protocol": _PROTOCOLS.get(proto, str(proto)), "state": state,
+                "protocol": protocol, "kind": kind, "state": "NONE" if kind == "affinity" else name,
                 "left_s": (row["expires_ns"] - now_ns) // 1_000_000_000,
                 "client": str(ip_address(row["client"])), "cport": row["cport"],
                 "virtual": str(ip_address(row["virtual"])), "vport": row["vport"],
                 "server": str(ip_address(row["address"])), "port": row["port"],
-                "masquerade": str(ip_address(row["masq"])) if row["flags"] & _MASQ else None,
-                "mport": row["mport"], "answered": bool(row["flags"] & _ANSWERED),
+                "masquerade": str(ip_address(row["masq"])) if flags & _MASQ else None,
+                "mport": row["mport"], "answered": bool(flags & _ANSWERED),
             }  # fmt: skip

@@ -171,7 +171,7 @@ cdef class Mesh(Track):
             if d.removed and (self.exact or d.removal == REMOVAL_HOLD):
                 return DROP_SERVER_GONE
         if e.server != SERVER_NONE:
-            server_carries(self.services.servers + e.server, reverse, s.length)
+            server_carries(self.services, e.server, reverse, s.length, self.exact)
         self.advance(e, number, reverse, s, ip + s.l4)
         if routed and not reverse and ip[IPV4_OFF_TTL if s.family == 4 else IPV6_OFF_HOPS] <= 1:
             # From the address that the client knows, before anything is rewritten.
@@ -459,7 +459,7 @@ cdef class Mesh(Track):
                                     else icmp6_csum_ok(ip, icmp, s.n - s.l4)):
             return DROP_UNRELATED
         if e.server != SERVER_NONE:
-            server_carries(self.services.servers + e.server, reverse, s.length)
+            server_carries(self.services, e.server, reverse, s.length, self.exact)
         # What is quoted went the other way, and was rewritten on it: it becomes what it was before.
         size = 4 if s.family == 4 else 16
         nat_original(&inner, e, not reverse)

@@ -134,8 +134,13 @@ cdef class ServiceTable:
     cdef int check_counted(self, uint32_t server, bint active) except -1
 
 
-cdef inline void server_carries(Server *d, bint reverse, uint32_t length) noexcept nogil:
-    """A packet of so many bytes from a client, or the server's (``reverse``). As in IPVS, one that was removed counts no more."""
+cdef inline void server_carries(ServiceTable t, uint32_t server, bint reverse, uint32_t length, bint exact) noexcept nogil:
+    """A packet of so many bytes from a client, or the server's (``reverse``). Of a server that was removed they are the service's
+    alone, and with ``exact`` nobody's, as in IPVS."""
+    cdef Server *d = t.servers + server
     if not d.removed:
         d.packets[reverse] += 1
         d.octets[reverse] += length
+    elif not exact and d.service != SERVICE_NONE:
+        t.services[d.service].packets[reverse] += 1
+        t.services[d.service].octets[reverse] += length
