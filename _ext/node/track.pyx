@@ -31,9 +31,9 @@ cdef enum:
     FIRST_S = 3                 # until the first packet has said what state it is in (IPVS)
     UDP_S = 300                 # IPVS's
     ECHO_S = 30                 # nf_conntrack's
-    # How far ahead of what has been seen a segment may be and still move what is expected: losses before us leave gaps.
-    SEQ_AHEAD = 1 << 22
-    FIN_AHEAD = 1 << 16
+    # How far from what has been seen a segment may be and still move what is expected, since losses before us leave gaps …
+    SEQ_AHEAD = 1 << 20
+    SEQ_NEAR = 1 << 16          # … and end the connection
 
 
 cdef class Track:
@@ -80,44 +80,55 @@ cdef class Track:
         return self.udp_ns
 
     cdef bint follow(self, Conn *e, bint reverse, const uint8_t *tcp, uint32_t payload, uint8_t *flags) noexcept nogil:
-        """Keep up with what each side has sent and acknowledged. ``flags`` lose a RST or FIN that cannot be of this connection
-        (RFC 5961 §3: a blind sender would have to guess the very number), and an ACK of what was never sent; False then."""
+        """Keep up with what each side has sent and acknowledged. ``flags`` lose what cannot be of this connection: a RST or FIN
+        whose number a blind sender would have to guess (RFC 5961 §3), anything that is far from what both sides have said
+        (ibid. §5: else he would shift what is expected until a RST fits), an ACK of what was never sent; False then."""
         cdef uint32_t seq = tcp_seq(tcp), ack = tcp_ack(tcp), end = seq + payload
-        cdef uint32_t expected = e.seq_ack[not reverse], sent = e.seq_end[reverse]
+        cdef uint32_t expected = e.seq_ack[not reverse], sent = e.seq_end[reverse], other = e.seq_end[not reverse]
         cdef uint8_t f = flags[0]
-        cdef bint fine = True
-        if f & TCP_FLAG_SYN:
-            end += 1
-        if f & TCP_FLAG_FIN:
-            end += 1
+        cdef bint fine
         if f & TCP_FLAG_RST:
             if sent == 0 and f & TCP_FLAG_ACK:
-                fine = ack == e.seq_end[not reverse]  # refused before anything was said
+                fine = ack == other  # refused before anything was said
             else:
-                # What the other side waits for next, or anything on its way there.
-                fine = seq == sent or seq == expected or (expected != 0 and <int32_t>(seq - expected) >= 0 and <int32_t>(sent - seq) >= 0)
+                # What the other side waits for next, or the last of what is on its way there.
+                fine = seq == sent or seq == expected or (expected != 0 and <int32_t>(seq - expected) >= 0 and sent - seq <= SEQ_NEAR)
             if not fine:
                 flags[0] = 0
-                return False
+            return fine
+        if f & TCP_FLAG_SYN:
+            if sent == 0 or e.state != TCP_ESTABLISHED:
+                e.seq_end[reverse] = end + 1
+                if f & TCP_FLAG_ACK:
+                    e.seq_ack[reverse] = ack
+                if reverse:
+                    e.seq_ack[0] = end + 1  # the least that a client acknowledges who has seen this
             return True
-        if f & TCP_FLAG_FIN and sent != 0 and not (<int32_t>(seq - (expected if expected else sent)) >= 0
-                                                   and <int32_t>(seq - sent) < FIN_AHEAD):
-            flags[0] &= ~<uint8_t>TCP_FLAG_FIN
-            fine = False
-        if sent == 0 or 0 < <int32_t>(end - sent) < SEQ_AHEAD or (f & TCP_FLAG_SYN and e.state != TCP_ESTABLISHED):
-            e.seq_end[reverse] = end
-        if f & TCP_FLAG_ACK:
-            sent = e.seq_end[not reverse]
-            if e.state == TCP_SYN_RECV and not reverse and not f & TCP_FLAG_SYN \
-                    and (not e.flags & CONN_ANSWERED or <int32_t>(ack - sent) > 0 or <int32_t>(sent - ack) > FIN_AHEAD):
-                # Whoever has not seen the server's answer does not open a connection, and is not kept as one that did.
+        if e.state == TCP_SYN_RECV:
+            # Only a client who has seen the server's answer opens a connection; others are not kept as ones that did.
+            if reverse:
+                flags[0] &= ~<uint8_t>TCP_FLAG_ACK
+            elif not f & TCP_FLAG_ACK or other == 0 or <int32_t>(ack - e.seq_ack[0]) < 0 or <int32_t>(other - ack) < 0:
                 flags[0] &= ~<uint8_t>(TCP_FLAG_ACK | TCP_FLAG_FIN)
                 return False
-            if e.seq_ack[reverse] == 0 or 0 < <int32_t>(ack - e.seq_ack[reverse]) < SEQ_AHEAD:
-                e.seq_ack[reverse] = ack
-                if sent != 0 and 0 < <int32_t>(ack - sent) < SEQ_AHEAD:
-                    e.seq_end[not reverse] = ack  # it has come, though not by us
-        return fine
+            else:
+                sent = seq  # he proved himself, whatever numbers others have sent in his name
+        if (sent != 0 and seq - sent + SEQ_AHEAD >= 2 * SEQ_AHEAD) \
+                or (other != 0 and (not f & TCP_FLAG_ACK or ack - other + SEQ_AHEAD >= 2 * SEQ_AHEAD)):
+            flags[0] &= ~<uint8_t>(TCP_FLAG_ACK | TCP_FLAG_FIN)
+            return False
+        if f & TCP_FLAG_FIN:
+            end += 1
+            if sent != 0 and (<int32_t>(seq - (expected if expected else sent)) < 0 or <int32_t>(seq - sent) >= SEQ_NEAR):
+                flags[0] &= ~<uint8_t>TCP_FLAG_FIN
+                return False
+        if sent == 0 or <int32_t>(end - sent) > 0:
+            e.seq_end[reverse] = end
+        if f & TCP_FLAG_ACK and (e.seq_ack[reverse] == 0 or 0 < <int32_t>(ack - e.seq_ack[reverse]) < SEQ_AHEAD):
+            e.seq_ack[reverse] = ack
+            if other != 0 and <int32_t>(ack - other) > 0:
+                e.seq_end[not reverse] = ack  # it has come, though not by us
+        return True
 
     cdef void advance(self, Conn *e, uint32_t number, bint reverse, const Seen *s, const uint8_t *l4) noexcept nogil:
         """A packet of a connection has come: its state, its time, and who counts it as what."""
