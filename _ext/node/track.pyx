@@ -219,7 +219,7 @@ cdef class Track:
         self.conns.close(number)
 
     cdef bint make_room(self) noexcept nogil:
-        """There is room for one more, or somebody went for it: those first who have not been answered, never the established."""
+        """There is room for one more, or somebody went for it: one that is not open yet, or over, never an established one."""
         cdef uint32_t victim
         if self.conns.size < self.conns.capacity:
             return True

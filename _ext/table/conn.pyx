@@ -274,9 +274,10 @@ cdef class ConnTable:
         e.flags &= ~<uint8_t>(CONN_LISTED | CONN_CLOSING)
 
     cdef uint32_t victim(self) noexcept nogil:
-        """Who goes when there is no room: the oldest that nobody has answered, else the oldest that is over; CONN_NONE:
-        nobody, since all others are established."""
-        return self.lists[0].oldest if self.lists[0].size else self.lists[1].oldest
+        """Who goes when there is no room: the oldest of those that have yet to be opened, or of those that are over, whichever
+        are more. So a flood of the one does not cost the other, nor itself the last that came. CONN_NONE: nobody, since all
+        are established."""
+        return self.lists[self.lists[1].size >= self.lists[0].size].oldest
 
     # --- how many a client has --------------------------------------------------------------------------
 
