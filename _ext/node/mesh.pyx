@@ -307,7 +307,7 @@ cdef class Mesh(Track):
             store_be16(<uint8_t *>&dport, d.port)
         conn_key(&reverse, target, target + size, port_pair(dport, sport), v.out_domain, s.proto, s.family,
                  self.conns.seed)
-        if not self.ports.pick(&reverse):
+        if not self.pick_port(&reverse):
             v.refused += 1
             return DROP_PORTS_FULL
         number = self.begin(s, &reverse, (CONN_MASQ if masq or port_dst(reverse.ports) != sport else 0)
@@ -393,7 +393,7 @@ cdef class Mesh(Track):
             return DROP_CONN_FULL
         conn_key(&reverse, addr, masq, port_pair(port_dst(s.key.ports), port_src(s.key.ports)), out.domain, s.proto, s.family,
                  self.conns.seed)
-        if not self.ports.pick(&reverse):
+        if not self.pick_port(&reverse):
             return DROP_PORTS_FULL
         number = self.begin(s, &reverse, CONN_MASQ)
         if number == CONN_NONE:

@@ -43,4 +43,5 @@ cdef class Track:
     cdef void overdue(self, uint32_t number, int64_t now_ns) noexcept nogil
     cdef void end(self, uint32_t number) noexcept nogil
     cdef bint make_room(self) noexcept nogil
+    cdef bint pick_port(self, ConnKey *reverse) noexcept nogil
     cdef void expire(self, int64_t now_ns, uint32_t budget) noexcept nogil

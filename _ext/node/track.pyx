@@ -230,17 +230,28 @@ cdef class Track:
         self.evicted += 1
         return True
 
+    cdef bint pick_port(self, ConnKey *reverse) noexcept nogil:
+        """A port for a connection, be it that of one that is not open, which goes: a flood of spoofed SYNs would keep everybody out
+        of a service long before the table is full. IPVS refuses. False: all are in use."""
+        cdef uint32_t number
+        if self.ports.pick(reverse):
+            return True
+        number = CONN_NONE if self.exact else self.ports.spare(reverse)
+        if number == CONN_NONE:
+            return False
+        self.end(number)
+        self.evicted += 1
+        return self.ports.pick(reverse)
+
     cdef void expire(self, int64_t now_ns, uint32_t budget) noexcept nogil:
         """Those whose time has come go, ``budget`` timers looked at."""
         cdef uint32_t due[256]
-        cdef uint32_t n, k
-        while True:
-            n = self.conns.wheel.expire(now_ns, due, 256, budget)
+        cdef uint32_t n = 256, k
+        cdef uint64_t last = self.conns.wheel.met + budget
+        while n == 256 and self.conns.wheel.met < last:
+            n = self.conns.wheel.expire(now_ns, due, 256, <uint32_t>(last - self.conns.wheel.met))
             for k in range(n):
                 self.overdue(due[k], now_ns)
-            if n < 256 or budget <= n:
-                return
-            budget -= n
 
     cdef void overdue(self, uint32_t number, int64_t now_ns) noexcept nogil:
         """One whose time has come: it goes, or is a template that connections hold yet."""

@@ -22,4 +22,5 @@ cdef class PortPools:
     cdef uint64_t draw(self) noexcept nogil
     cdef Pool *pool_of(self, const ConnKey *reverse, uint32_t first, uint64_t *tuple) noexcept nogil
     cdef bint pick(self, ConnKey *reverse) noexcept nogil
+    cdef uint32_t spare(self, ConnKey *reverse) noexcept nogil
     cdef void give_back(self, uint32_t number) noexcept nogil

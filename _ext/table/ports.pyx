@@ -7,7 +7,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from vxlanfast._ext.table.conn cimport (
-    CONN_NONE, ConnKey, ConnTable, conn_key, port_dst, port_number, port_pair, port_src,
+    CONN_LISTED, CONN_NONE, CONN_REVERSE, Conn, ConnKey, ConnTable, conn_key, port_dst, port_number, port_pair, port_src,
 )
 from vxlanfast._ext.table.hash cimport hash_u64, table_memory
 from vxlanfast._ext.wire.endian cimport store_be16
@@ -17,6 +17,7 @@ cdef enum:
     LOW_FIRST = 1
     SYSTEM_FIRST = 600
     USER_FIRST = 1024
+    SPARE_TRIES = 16
 
 
 cdef inline uint32_t port_first(uint32_t port) noexcept nogil:
@@ -66,10 +67,14 @@ cdef class PortPools:
         cdef uint64_t tuple = 0
         cdef Pool *pool
         cdef bint known
+        first = port_first(port_number(port_dst(reverse.ports)))
         if self.conns.find(reverse) == CONN_NONE:
+            if self.pooled:
+                pool = self.pool_of(reverse, first, &tuple)
+                if pool.tuple == tuple and pool.freed:
+                    pool.freed -= 1
             return True
         memcpy(addrs, reverse.addrs, 32)
-        first = port_first(port_number(port_dst(reverse.ports)))
         count = port_end(first) - first
         pool = self.pool_of(reverse, first, &tuple)
         known = pool.tuple == tuple
@@ -90,6 +95,30 @@ cdef class PortPools:
         pool.freed = 0
         self.pooled = True
         return False
+
+    cdef uint32_t spare(self, ConnKey *reverse) noexcept nogil:
+        """Where all ports are taken: the connection, of a few at random that are not open yet, or over, whose time comes first; and
+        ``reverse`` has its port. CONN_NONE: all of them are open."""
+        cdef ConnKey key = reverse[0], best = reverse[0]
+        cdef uint8_t raw[2]
+        cdef uint32_t size = 4 if reverse.family == 4 else 16, first, count, k, ref, chosen = CONN_NONE
+        cdef uint16_t port
+        cdef const Conn *e
+        first = port_first(port_number(port_dst(reverse.ports)))
+        count = port_end(first) - first
+        for k in range(SPARE_TRIES):
+            store_be16(raw, <uint16_t>(first + self.draw() % count))
+            memcpy(&port, raw, 2)
+            conn_key(&key, reverse.addrs, reverse.addrs + size, port_pair(port_src(reverse.ports), port), reverse.domain,
+                     reverse.proto, reverse.family, self.conns.seed)
+            ref = self.conns.find(&key)
+            e = self.conns.conns + (ref >> 1)
+            if ref != CONN_NONE and ref & CONN_REVERSE and e.flags & CONN_LISTED \
+                    and (chosen == CONN_NONE or e.expires_ns < (self.conns.conns + chosen).expires_ns):
+                chosen = ref >> 1
+                best = key
+        reverse[0] = best
+        return chosen
 
     cdef void give_back(self, uint32_t number) noexcept nogil:
         """A connection is about to be closed: whoever has a port, drawn or his own, keeps others from it no more."""
