@@ -122,6 +122,7 @@ def test_a_flood_does_not_take_all_ports(probe: ModuleType) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(SLOW_BUILD or TRACE, reason="many inputs, no other lines: the other builds run them")
 @pytest.mark.parametrize("masq", [False, True])
 def test_a_hundred_million_spoofed_syns(probe: ModuleType, masq: bool) -> None:

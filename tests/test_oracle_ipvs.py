@@ -19,7 +19,7 @@ from tests.oracle.machine import Machine
 from vxlanfast._ext.table.service import ServiceTable
 from vxlanfast._ext.table.tcpstate import TcpDirection, TcpState, is_active, step
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 TCP, UDP = 6, 17
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
