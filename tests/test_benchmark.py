@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 import pytest
 
 import vxlanfast as vf
-from vxlanfast.benchmark import machine, memory, peers, plane, report, runner
+from vxlanfast.benchmark import machine, memory, mesh, peers, plane, report, runner
 from vxlanfast.benchmark.inputs import (
     FILE_HEADER_LEN,
     FLOWS,
@@ -618,7 +618,7 @@ def test_everything(tmp_path: Path, no_probe: None) -> None:
     said: list[str] = []
     made = run(Settings(packets=1000, rounds=1, workdir=tmp_path), said.append)
     assert not list(tmp_path.iterdir())
-    assert {figure.job for figure in made.figures} == set(JOBS)
+    assert {figure.job for figure in made.figures} == set(JOBS) - {"mesh"}  # which is nothing without the probe
     assert set(made.groups()) >= {(job, size) for job in ("decap", "encap") for size in TRAFFIC}
     adds_up(made)
     text = shown(made)
@@ -658,7 +658,7 @@ def test_command(tmp_path: Path) -> None:
     ("arguments", "code", "said"),
     [
         (("--sizes", "65"), 2, "'65': 64, imix, 1400"),
-        (("--jobs", "decap,all"), 2, "'all': decap, encap, memory, plane, startup"),
+        (("--jobs", "decap,all"), 2, "'all': decap, encap, memory, plane, mesh, startup"),
         (("--packets", "0"), 2, "0 is not in the range"),
         (("--svg", "/none/there.svg"), 1, "/none/there.svg: No such file or directory"),
     ],
@@ -678,6 +678,19 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress_on_stderr(quiet=False) as progress:
         progress("decap: round 1 of 5")
     assert Names(("a", "b")).convert("", None, None) == ("a", "b")
+
+
+@pytest.mark.slow
+def test_the_mesh() -> None:
+    """All of its figures, of few connections; every packet and every connection is checked by the job itself."""
+    if memory.load_probe() is None:
+        pytest.skip("bench/probe.pyx cannot be compiled here")
+    figures = mesh.measure_mesh(1, print, slice_s=0.001, is_trial=True)
+    assert all(figure.measured for figure in figures)
+    sides = [figure.side for figure in figures]
+    assert {"look-up and state", "mesh node, there", "whole plane, back", "listed, a connection"} <= set(sides)
+    made = Report({}, {}, figures)
+    assert all(side in report.markdown(made) and side in shown(made) and side in report.svg(made) for side in sides)
 
 
 @pytest.mark.slow

@@ -79,8 +79,12 @@ def startup_line(report: Report) -> str:
     )
 
 
-def plane_cells(figure: Figure) -> tuple[str, ...]:
-    """A row of the plane's table."""
+#: Jobs that have a table and a panel of what is measured beside this and that, and their titles.
+CORE_JOBS = {"plane": "the plane, one core", "mesh": "the routing mesh, one core"}
+
+
+def core_cells(figure: Figure) -> tuple[str, ...]:
+    """A row of such a table."""
     limit = rounded(figure.limit_mpps) if figure.limit_mpps else ""
     return (
         figure.side, size_label(figure.size), rounded(figure.mpps), rounded(figure.ns_per_packet), figure.note, limit,
@@ -166,12 +170,13 @@ def text_tables(report: Report) -> list[RenderableType]:
                 rounded(f.ns_per_packet), limit, times(f.ratio), f.note,
             )  # fmt: skip
         tables += [made, memory_line(report)]
-    plane = of_jobs(report, "plane")
-    if plane:
-        made = table("the plane, one core", "what", "frames, entries", "M/s", "ns", "beside", "M/s", "against it")
-        for f in plane:
-            made.add_row(*plane_cells(f))
-        tables.append(made)
+    for job, title in CORE_JOBS.items():
+        core = of_jobs(report, job)
+        if core:
+            made = table(title, "what", "frames, entries", "M/s", "ns", "beside", "M/s", "against it")
+            for f in core:
+                made.add_row(*core_cells(f))
+            tables.append(made)
     startup = of_jobs(report, "startup")
     if startup:
         made = table("start-up, whole processes", "what", "ms", "fastest – slowest", "")
@@ -265,10 +270,11 @@ def markdown(report: Report) -> str:
             "",
         ]
         parts += [memory_line(report), ""]
-    plane = of_jobs(report, "plane")
-    if plane:
-        heads = ["the plane, one core", "frames, entries", "M/s", "ns", "beside", "M/s", "against it"]
-        parts += [*_markdown_table(heads, [list(plane_cells(f)) for f in plane], 2), ""]
+    for job, title in CORE_JOBS.items():
+        core = of_jobs(report, job)
+        if core:
+            heads = [title, "frames, entries", "M/s", "ns", "beside", "M/s", "against it"]
+            parts += [*_markdown_table(heads, [list(core_cells(f)) for f in core], 2), ""]
     if line := startup_line(report):
         parts += [line, ""]
     parts += [
@@ -432,7 +438,7 @@ def _core_panel(
         out.append(_text(scale.at(value), bottom + 13, _tick(value), "soft small middle"))
     for number, f in enumerate(rows):
         at = y + HEAD + ROW * number
-        beside = f" / {f.note}" if f.job == "plane" and f.limit_mpps and "memcpy" not in f.note else ""
+        beside = f" / {f.note}" if f.job in CORE_JOBS and f.limit_mpps and "memcpy" not in f.note else ""
         out.append(_text(left - 8, at + 12, f"{f.side}, {size_label(f.size)}{beside.split(',')[0]}", "end"))
         out.append(
             _bar(left, at + 2, scale.at(f.mpps) - left, "ours", f"{f.side}: {rounded(f.mpps)} Mpps; {f.note}")
@@ -476,7 +482,7 @@ def _wrap(text: str, limit: int) -> list[str]:
 
 
 def svg(report: Report) -> str:
-    """The picture: a panel per job and size, decap on the left and encap on the right, then memory and the plane."""
+    """The picture: a panel per job and size, decap on the left and encap on the right, then memory, plane and mesh."""
     groups = report.groups()
     sizes = list(dict.fromkeys(size for job, size in groups if job in FILE_JOBS))
     jobs = [job for job in FILE_JOBS if any(key[0] == job for key in groups)]
@@ -492,8 +498,8 @@ def svg(report: Report) -> str:
             "soft",
         )
     )
-    plane = [f for f in of_jobs(report, "plane") if f.measured]
-    out += _legend(MARGIN, 74, bool(jobs), bool(memory), bool(plane))
+    cores = {job: [f for f in of_jobs(report, job) if f.measured] for job in CORE_JOBS}
+    out += _legend(MARGIN, 74, bool(jobs), bool(memory), any(cores.values()))
     y = 112.0
     for size in sizes:
         tallest = 0.0
@@ -509,11 +515,11 @@ def svg(report: Report) -> str:
         pieces, height = _core_panel(MARGIN, y, inner, "in memory, one core", heads, memory)
         out += pieces
         y += height + 18
-    if plane:
-        heads = ("M/s", "ns", "× beside")
-        pieces, height = _core_panel(MARGIN, y, inner, "the plane, one core", heads, plane)
-        out += pieces
-        y += height + 18
+    for job, core in cores.items():
+        if core:
+            pieces, height = _core_panel(MARGIN, y, inner, CORE_JOBS[job], ("M/s", "ns", "× beside"), core)
+            out += pieces
+            y += height + 18
     notes = [method_line(report)] if jobs else []
     notes += [line for line in (memory_line(report), startup_line(report)) if line]
     notes.append(f"{machine_line(report)}.")

@@ -21,7 +21,7 @@ from vxlanfast.benchmark.peers import BASELINE, PEERS, Peer, Task, call, check
 from vxlanfast.benchmark.results import CANNOT, FAILED, MEASURED, NOT_INSTALLED, Figure, Report
 from vxlanfast.errors import OutputError, SpecError, VxlanFastError
 
-JOBS = ("decap", "encap", "memory", "plane", "startup")
+JOBS = ("decap", "encap", "memory", "plane", "mesh", "startup")
 PACKETS = 8_000_000
 ROUNDS = 5
 #: Bytes of file for each packet asked for: with the default number, files of 1.2 GB at most.
@@ -435,6 +435,12 @@ def run(settings: Settings, progress: Progress = lambda text: None) -> Report:
 
             slice_s = 0.001 if settings.is_trial else SLICE_S
             figures += measure_plane(settings.rounds, progress, slice_s=slice_s, is_trial=settings.is_trial)
+        if "mesh" in settings.jobs:
+            from vxlanfast.benchmark.memory import SLICE_S
+            from vxlanfast.benchmark.mesh import measure_mesh
+
+            slice_s = 0.001 if settings.is_trial else SLICE_S
+            figures += measure_mesh(settings.rounds, progress, slice_s=slice_s, is_trial=settings.is_trial)
         if "startup" in settings.jobs:
             figures += measure_startup(settings, inputs, progress)
         return Report(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PACKETS = 8_000_000
 QUICK = 10
-JOBS = ("decap", "encap", "memory", "plane", "startup")
+JOBS = ("decap", "encap", "memory", "plane", "mesh", "startup")
 SIZES = ("64", "imix", "1400")
 
 
