@@ -42,4 +42,6 @@ cdef class Mesh(Track):
     cdef void unmasquerade(self, uint8_t *q, const Seen *s, uint8_t *l4, const Conn *e, bint reverse, const NatTuple *full) noexcept nogil
     cdef uint32_t probe(self, const ConnKey *key) noexcept nogil
     cdef void count(self, Columns *c, uint32_t i, Verdict v) noexcept nogil
+    cdef uint32_t gather(self, Columns *c, uint32_t first, uint32_t last, Seen *seen) noexcept nogil
+    cdef void settle(self, Columns *c, Seen *seen, uint32_t n) noexcept nogil
     cdef void mesh_rows(self, Columns *c) noexcept nogil

@@ -9,11 +9,11 @@ from libc.string cimport memcmp, memcpy, memset
 
 from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_count
 from vxlanfast._ext.node.defrag cimport defrag_row
-from vxlanfast._ext.node.nat cimport NatTuple, nat_apply, nat_has_ports, nat_original, nat_tuple
+from vxlanfast._ext.node.nat cimport NatTuple, nat_apply, nat_common, nat_has_ports, nat_original, nat_tuple
 from vxlanfast._ext.node.reply cimport become_error, icmp_allowed, may_report
 from vxlanfast._ext.node.reset cimport reset_room, reset_row
-from vxlanfast._ext.node.track cimport SECOND_NS, TEMPLATE_PROTO, Track
-from vxlanfast._ext.node.seen cimport SEEN_ERROR, SEEN_FLOW, SEEN_PART, Seen, look
+from vxlanfast._ext.node.track cimport SECOND_NS, TEMPLATE_PROTO, Track, goes_on
+from vxlanfast._ext.node.seen cimport SEEN_ERROR, SEEN_FLOW, SEEN_PART, Seen, look, look_common
 from vxlanfast._ext.table.conn cimport (
     CONN_REDIRECT, CONN_RETURN, CONN_TEMPLATE, CONN_MASQ, CONN_NONE, Conn, ConnKey, bucket_hits, conn_bucket, conn_is, conn_key, ctz,
     key_reverse, port_dst, port_number, port_pair, port_src,
@@ -27,7 +27,8 @@ from vxlanfast._ext.table.net cimport (
 )
 from vxlanfast._ext.table.sctpstate cimport ASSOC_CLOSED
 from vxlanfast._ext.table.service cimport (
-    REMOVAL_HOLD, REMOVAL_RESCHEDULE, REMOVAL_RESET, SERVER_NONE, SERVICE_HAIRPIN, SERVICE_MASQ, Server, Service, server_carries,
+    REMOVAL_HOLD, REMOVAL_RESCHEDULE, REMOVAL_RESET, SERVER_NONE, SERVICE_HAIRPIN, SERVICE_MASQ, SERVICE_NONE, Server, Service,
+    server_carries,
 )
 from vxlanfast._ext.table.tcpstate cimport TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_TIME_WAIT, tcp_is_active
 from vxlanfast._ext.table.wheel cimport wheel_put_off
@@ -38,13 +39,13 @@ from vxlanfast._ext.verdict cimport (
 )
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_pseudo6, csum_update
 from vxlanfast._ext.wire.endian cimport likely, load_be16, load_host32, store_be16
-from vxlanfast._ext.wire.eth cimport ETH_OFF_DST, ETH_OFF_SRC
+from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_OFF_DST, ETH_OFF_SRC
 from vxlanfast._ext.wire.icmp cimport (
     ICMP6_DEST_UNREACH, ICMP6_TIME_EXCEEDED, ICMP_DEST_UNREACH, ICMP_OFF_CSUM, ICMP_TIME_EXCEEDED, icmp6_csum_ok,
     icmp_csum_ok,
 )
 from vxlanfast._ext.wire.ipv4 cimport (
-    IP_PROTO_ICMPV6, IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_OFF_CSUM, IPV4_OFF_DST, IPV4_OFF_SRC, IPV4_OFF_TTL,
+    IP_PROTO_ICMPV6, IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_HDR_LEN, IPV4_OFF_CSUM, IPV4_OFF_DST, IPV4_OFF_SRC, IPV4_OFF_TTL,
 )
 from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_DST, IPV6_OFF_HOPS, IPV6_OFF_SRC
 from vxlanfast._ext.wire.sctp cimport SCTP_HDR_LEN, SCTP_INIT, sctp_chunk, sctp_csum_ok, sctp_set_csum
@@ -62,6 +63,31 @@ cdef enum:
 
 cdef inline bint same_address(const uint8_t *a, const uint8_t *b, uint32_t n) noexcept nogil:
     return memcmp(a, b, n) == 0
+
+
+cdef inline bint known_common(Mesh m, Columns *c, const Seen *s, Conn *e) noexcept nogil:
+    """All of ``known`` for the common packet of an open connection, on its way from a gateway to a server or back; False, and
+    nothing has changed: ``known`` has to say."""
+    cdef uint32_t i = s.row
+    cdef bint reverse = s.ref & 1
+    cdef uint8_t *ip = c.arena + c.off[i] + ETH_HDR_LEN
+    cdef uint16_t domain = e.domain[not reverse]
+    cdef Server *d
+    if e.server == SERVER_NONE or e.flags & CONN_RETURN or ip[IPV4_OFF_TTL] <= 1 or m.ways[domain] == NET_NONE \
+            or not dest_is_ours(m.dests.dests + c.dest[i]):
+        return False
+    d = m.services.servers + e.server
+    if d.removed or d.service == SERVICE_NONE or not goes_on(m, e, reverse, ip + IPV4_HDR_LEN, s.length - IPV4_HDR_LEN, s.flags):
+        return False
+    d.packets[reverse] += 1
+    d.octets[reverse] += s.length
+    nat_common(ip, e, reverse, s.proto == IP_PROTO_TCP)
+    c.conn[i] = s.ref
+    c.rule[i] = RULE_RETURNED if reverse else RULE_BALANCED
+    if domain != e.domain[reverse]:
+        c.net[i] = m.ways[domain]
+        c.vni[i] = m.nets.nets[m.ways[domain]].vni
+    return True
 
 
 cdef class Mesh(Track):
@@ -506,73 +532,97 @@ cdef class Mesh(Track):
             d = self.dests.dests + c.origin[i]
             d.drops += 1
 
-    cdef void mesh_rows(self, Columns *c) noexcept nogil:
-        """Every row in leaving order, a vector of them at a time: keys first, then buckets, then entries."""
-        cdef Seen seen[VECTOR]
-        cdef uint32_t first = 0, end = row_count(c), last, k, n, i
-        cdef uint16_t domain
+    cdef uint32_t gather(self, Columns *c, uint32_t first, uint32_t last, Seen *seen) noexcept nogil:
+        """What those of the rows are, in leaving order, that the mesh has to do with: how many. Their buckets are on their way."""
+        cdef uint32_t k, i, n = 0
+        cdef const Net *net
+        cdef const Dest *d
         cdef Seen *s
-        cdef Dest *d
         cdef Verdict v
-        while first < end:
-            last = first + VECTOR if end - first > VECTOR else end
-            n = 0
-            for k in range(first, last):
-                i = row_at(c, k)
-                if c.verdict[i] != PASS:
-                    continue
-                d = self.dests.dests + c.dest[i]
-                if not dest_is_ours(d) and not (self.nets.nets[c.net[i]].flags & NET_MESH and (
-                        d.kind == DEST_PORT or self.dests.dests[c.origin[i]].kind == DEST_PORT)):
-                    continue
-                domain = self.nets.nets[c.net[i]].domain
-                if not look(c, i, domain, self.conns.seed, &seen[n]):
-                    continue
-                if seen[n].kind == SEEN_PART:
-                    if not self.nets.nets[c.net[i]].flags & NET_MESH:
-                        continue
-                    v = defrag_row(c, i, &seen[n].l3, self.fragments, &self.starved)
-                    if v != PASS:
-                        self.count(c, i, v)
-                        continue
-                    if not look(c, i, domain, self.conns.seed, &seen[n]) or seen[n].kind == SEEN_PART:
-                        continue
-                if seen[n].kind == SEEN_FLOW:
-                    prefetch(self.conns.buckets + conn_bucket(self.conns, seen[n].key.hash))
+        for k in range(first, last):
+            i = row_at(c, k)
+            if c.verdict[i] != PASS:
+                continue
+            d = self.dests.dests + c.dest[i]
+            net = self.nets.nets + c.net[i]
+            if not dest_is_ours(d) and not (net.flags & NET_MESH and (
+                    d.kind == DEST_PORT or self.dests.dests[c.origin[i]].kind == DEST_PORT)):
+                continue
+            s = seen + n
+            if likely(look_common(c, i, net.domain, self.conns.seed, s)):
+                prefetch(self.conns.buckets + conn_bucket(self.conns, s.key.hash))
                 n += 1
-            for k in range(n):
-                if seen[k].kind == SEEN_FLOW:
-                    seen[k].ref = self.probe(&seen[k].key)
-                    if seen[k].ref != CONN_NONE:
-                        prefetch(self.conns.conns + (seen[k].ref >> 1))
-            for k in range(n):
-                s = &seen[k]
-                i = s.row
-                if c.ts_ns[i] > self.now_ns:
-                    self.now_ns = c.ts_ns[i]
-                if s.kind == SEEN_FLOW:
-                    # The guess may be of another, or of one that has gone since.
-                    if s.ref == CONN_NONE or not conn_is(self.conns.conns + (s.ref >> 1), s.ref & 1, &s.key):
-                        s.ref = self.conns.find(&s.key)
-                    if s.ref != CONN_NONE and (self.conns.conns + (s.ref >> 1)).expires_ns <= self.now_ns:
-                        self.overdue(s.ref >> 1, self.now_ns)
-                        s.ref = CONN_NONE
-                    if likely(s.ref != CONN_NONE):
-                        v = self.known(c, s)
-                    elif dest_is_ours(self.dests.dests + c.dest[i]):
-                        if self.dests.dests[c.origin[i]].kind == DEST_PEER:
-                            continue  # Route refuses it
-                        v = self.unknown(c, s)
-                    elif self.dests.dests[c.dest[i]].kind == DEST_PORT and self.nets.nets[c.net[i]].flags & (NET_GUARD | NET_RETURN):
-                        v = self.arriving(c, s)
-                    else:
-                        continue
-                elif s.kind == SEEN_ERROR:
-                    v = self.related(c, s)
+                continue
+            if not look(c, i, net.domain, self.conns.seed, s):
+                continue
+            if s.kind == SEEN_PART:
+                if not net.flags & NET_MESH:
+                    continue
+                v = defrag_row(c, i, &s.l3, self.fragments, &self.starved)
+                if v != PASS:
+                    self.count(c, i, v)
+                    continue
+                if not look(c, i, net.domain, self.conns.seed, s) or s.kind == SEEN_PART:
+                    continue
+            if s.kind == SEEN_FLOW:
+                prefetch(self.conns.buckets + conn_bucket(self.conns, s.key.hash))
+            n += 1
+        return n
+
+    cdef void settle(self, Columns *c, Seen *seen, uint32_t n) noexcept nogil:
+        """What becomes of rows that were gathered, whose entries are on their way."""
+        cdef uint32_t k, i
+        cdef Conn *e
+        cdef Seen *s
+        cdef Verdict v
+        for k in range(n):
+            s = seen + k
+            i = s.row
+            if c.ts_ns[i] > self.now_ns:
+                self.now_ns = c.ts_ns[i]
+            if s.kind == SEEN_FLOW:
+                # The guess may be of another, or of one that has gone since.
+                if s.ref == CONN_NONE or not conn_is(self.conns.conns + (s.ref >> 1), s.ref & 1, &s.key):
+                    s.ref = self.conns.find(&s.key)
+                e = self.conns.conns + (s.ref >> 1)
+                if s.ref != CONN_NONE and e.expires_ns <= self.now_ns:
+                    self.overdue(s.ref >> 1, self.now_ns)
+                    s.ref = CONN_NONE
+                if likely(s.ref != CONN_NONE):
+                    v = PASS if s.common and known_common(self, c, s, e) else self.known(c, s)
+                elif dest_is_ours(self.dests.dests + c.dest[i]):
+                    if self.dests.dests[c.origin[i]].kind == DEST_PEER:
+                        continue  # Route refuses it
+                    v = self.unknown(c, s)
+                elif self.dests.dests[c.dest[i]].kind == DEST_PORT and self.nets.nets[c.net[i]].flags & (NET_GUARD | NET_RETURN):
+                    v = self.arriving(c, s)
                 else:
-                    v = PASS
-                self.count(c, i, v)
+                    continue
+            elif s.kind == SEEN_ERROR:
+                v = self.related(c, s)
+            else:
+                v = PASS
+            self.count(c, i, v)
+
+    cdef void mesh_rows(self, Columns *c) noexcept nogil:
+        """Every row in leaving order, a vector of them at a time: keys first, then buckets, then entries. While one vector's entries
+        come from memory, the next one's packets are looked at; while those are dealt with, its buckets come."""
+        cdef Seen seen[2][VECTOR]
+        cdef uint32_t first = 0, end = row_count(c), last, k, n = 0, following, turn = 0
+        cdef Seen *s
+        while first < end or n:
+            last = first + VECTOR if end - first > VECTOR else end
+            following = self.gather(c, first, last, seen[1 - turn])
             first = last
+            self.settle(c, seen[turn], n)
+            turn = 1 - turn
+            n = following
+            for k in range(n):
+                s = &seen[turn][k]
+                if s.kind == SEEN_FLOW:
+                    s.ref = self.probe(&s.key)
+                    if s.ref != CONN_NONE:
+                        prefetch(self.conns.conns + (s.ref >> 1))
 
     def process(self, PacketBatch batch not None):
         """Every row that goes to a gateway, or answers a client behind a port: on PASS it is what the other side knows."""

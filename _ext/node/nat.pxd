@@ -11,11 +11,11 @@ from libc.string cimport memcpy
 
 from vxlanfast._ext.table.conn cimport Conn, conn_client, conn_masq, conn_server, conn_virtual, port_dst, port_pair, port_src
 from vxlanfast._ext.wire.csum cimport csum_fold
-from vxlanfast._ext.wire.endian cimport load_host16, load_host32, store_be16
+from vxlanfast._ext.wire.endian cimport load_host16, load_host32, load_host64, store_be16
 from vxlanfast._ext.wire.icmp cimport ICMP_OFF_CSUM, ICMP_OFF_ID, icmp6_is_echo, icmp_is_echo
 from vxlanfast._ext.wire.ipv4 cimport (
-    IP_PROTO_DCCP, IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, IP_PROTO_UDPLITE, IPV4_OFF_CSUM,
-    IPV4_OFF_SRC,
+    IP_PROTO_DCCP, IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, IP_PROTO_UDPLITE, IPV4_HDR_LEN,
+    IPV4_OFF_CSUM, IPV4_OFF_SRC,
 )
 from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_SRC
 from vxlanfast._ext.wire.tcp cimport TCP_OFF_CSUM
@@ -109,6 +109,24 @@ cdef inline void nat_apply(uint8_t *ip, uint8_t family, uint8_t *l4, uint32_t n,
         if sums:
             store_be16(l4 + ICMP_OFF_CSUM, csum_update_native(l4 + ICMP_OFF_CSUM, load_host16(l4 + ICMP_OFF_ID), ident))
         memcpy(l4 + ICMP_OFF_ID, &ident, 2)
+
+
+cdef inline void nat_common(uint8_t *ip, const Conn *e, bint reverse, bint tcp) noexcept nogil:
+    """``nat_tuple`` and ``nat_apply`` of the common packet, TCP or UDP over IPv4 without options, of that connection."""
+    cdef uint64_t addrs = load_host64(e.a + (0 if reverse else 8)), diff
+    cdef uint32_t ports = e.ports[not reverse], old = load_host32(ip + IPV4_HDR_LEN)
+    addrs = addrs >> 32 | addrs << 32  # in memory, the halves change places
+    ports = ports >> 16 | ports << 16
+    diff = (<uint64_t><uint32_t>~load_host32(ip + IPV4_OFF_SRC) + <uint32_t>~load_host32(ip + IPV4_OFF_SRC + 4)
+            + <uint32_t>addrs + <uint32_t>(addrs >> 32))
+    memcpy(ip + IPV4_OFF_SRC, &addrs, 8)
+    sum_patch(ip + IPV4_OFF_CSUM, diff)
+    memcpy(ip + IPV4_HDR_LEN, &ports, 4)
+    diff += <uint64_t><uint32_t>~old + ports
+    if tcp:
+        sum_patch(ip + IPV4_HDR_LEN + TCP_OFF_CSUM, diff)
+    else:
+        udp_patch(ip + IPV4_HDR_LEN + UDP_OFF_CSUM, diff)
 
 
 cdef inline uint16_t csum_update_native(const uint8_t *p, uint16_t old, uint16_t new) noexcept nogil:

@@ -31,9 +31,7 @@ cdef enum:
     FIRST_S = 3                 # until the first packet has said what state it is in (IPVS)
     UDP_S = 300                 # IPVS's
     ECHO_S = 30                 # nf_conntrack's
-    # How far from what has been seen a segment may be and still move what is expected, since losses before us leave gaps …
-    SEQ_AHEAD = 1 << 20
-    SEQ_NEAR = 1 << 16          # … and end the connection
+    SEQ_NEAR = 1 << 16          # so far from what has been seen a segment may be and end the connection
 
 
 cdef class Track:
@@ -113,8 +111,7 @@ cdef class Track:
                 return False
             else:
                 sent = seq  # he proved himself, whatever numbers others have sent in his name
-        if (sent != 0 and seq - sent + SEQ_AHEAD >= 2 * SEQ_AHEAD) \
-                or (other != 0 and (not f & TCP_FLAG_ACK or ack - other + SEQ_AHEAD >= 2 * SEQ_AHEAD)):
+        if (sent != 0 and not seq_within(seq, sent)) or (other != 0 and not (f & TCP_FLAG_ACK and seq_within(ack, other))):
             flags[0] &= ~<uint8_t>(TCP_FLAG_ACK | TCP_FLAG_FIN)
             return False
         if f & TCP_FLAG_FIN:
@@ -124,10 +121,8 @@ cdef class Track:
                 return False
         if sent == 0 or <int32_t>(end - sent) > 0:
             e.seq_end[reverse] = end
-        if f & TCP_FLAG_ACK and (e.seq_ack[reverse] == 0 or 0 < <int32_t>(ack - e.seq_ack[reverse]) < SEQ_AHEAD):
-            e.seq_ack[reverse] = ack
-            if other != 0 and <int32_t>(ack - other) > 0:
-                e.seq_end[not reverse] = ack  # it has come, though not by us
+        if f & TCP_FLAG_ACK:
+            seq_acknowledge(e, reverse, ack)
         return True
 
     cdef void advance(self, Conn *e, uint32_t number, bint reverse, const Seen *s, const uint8_t *l4) noexcept nogil:
