@@ -101,7 +101,7 @@ RULES = {
     Rule.RULE_REFUSED: "ICMP port unreachable: the gateway answers ping alone",
     Rule.RULE_TOO_BIG: "ICMP too big: longer than the overlay's MTU",
     Rule.RULE_NO_SERVER: "ICMP port unreachable: no server of its service takes it",
-    Rule.RULE_RESET: "TCP reset: no connection, and no service there",
+    Rule.RULE_RESET: "TCP reset: no such connection, or none any more",
 }
 
 

@@ -99,8 +99,8 @@ def test_core(path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "may"), [
     ("__init__", {"_ext.batch", "_ext.verdict", "capture", "dataplane", "errors", "explain", "files", "frame",
-                  "importers", "ipvsadm_rules", "node_spec", "plane_stats", "replay", "service_spec", "spec", "split",
-                  "stats", "survey", "timed"}),
+                  "importers", "ipvsadm_rules", "mesh", "node_spec", "plane_stats", "replay", "service_spec", "spec",
+                  "split", "stats", "survey", "timed"}),
     ("errors", set()),
     ("linktypes", set()),
     ("ends", set()),

@@ -197,6 +197,25 @@ def test_counts_as_the_kernel_took_them(name: str) -> None:
         assert len(want) == 28 and len(agreed) == 1
 
 
+@pytest.mark.parametrize("name", ["rr5", "swarm", "icmp6_offload", "tcpstates"])
+def test_the_account_adds_up(name: str) -> None:
+    """Every frame left or was dropped for a reason, held fragments too, and what was counted is what was seen."""
+    one = trace(name)
+    plane, departures = one.replay(whole_checksums if name == "icmp6_offload" else bytes)
+    s = plane.stats()
+    assert s.packets == sum(1 for side in (CLIENT, SERVER) for _ in one.frames(side, sent=False))
+    assert s.packets + s.mesh.resets == s.passed + sum(s.drops.values())
+    assert s.sent == s.passed - s.flooded + s.copies - s.fragmented + s.fragments - sum(s.send_drops.values())
+    dropped = Counter(departure.verdict for departure in departures if departure.port is None)
+    assert dropped == Counter(s.drops) + Counter(s.send_drops)
+    assert s.sent == sum(s.rules.values()) == sum(departure.port is not None for departure in departures)
+    assert s.mesh.opened == sum(row["connections"] for row in plane.services())
+    gone = s.mesh.opened - s.mesh.connections - s.mesh.expired
+    assert gone == (36 if name == "swarm" else 0)  # with their server
+    if name == "swarm":
+        assert dropped[Verdict.DROP_INNER_FRAGMENT_HELD] == 4 and (s.fragmented, s.fragments) == (2, 6)
+
+
 def test_as_swarm_does_it() -> None:
     """One service of several ports over TCP and UDP, masqueraded: a source port is kept while it is free, else drawn
     from its class, and no two connections have the same. Fragments leave as long as they came, closed ports are

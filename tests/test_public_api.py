@@ -55,6 +55,7 @@ Dataplane
     station(vni: int, mac: str) -> dict[str, object] | None
     stations() -> Iterator[dict[str, object]]
     stats() -> PlaneStats
+    translations() -> dict[int, Translation]
     verify() -> Drift
     vni_of(port: str) -> int | None
     property vteps
@@ -76,6 +77,7 @@ Decision
     reason: str
     detail: str
     length: int
+    translation: Translation | None = None
     as_dict() -> dict[str, object]
 Departure
     ts_ns: int
@@ -98,6 +100,14 @@ EndpointSpec
     property address
     property vteps
 FilterError (VxlanFastError, ValueError)
+MeshCounts
+    connections: int = 0
+    opened: int = 0
+    expired: int = 0
+    evicted: int = 0
+    forged: int = 0
+    errors: int = 0
+    resets: int = 0
 MeshSpec
     semantics: str = 'fixed'
     connections: int = 1048576
@@ -244,6 +254,7 @@ PlaneStats
     ports: Mapping[str, Traffic]
     peers: Mapping[Place, Traffic]
     networks: Mapping[int, NetworkTraffic]
+    mesh: MeshCounts = MeshCounts(connections=0, opened=0, expired=0, evicted=0, forged=0, errors=0, resets=0)
     fdb: Mapping[str, int] = dict()
 PublishSpec
     network: str
@@ -356,6 +367,14 @@ Traffic
     tx_bytes: int = 0
     drops: int = 0
     tx_drops: int = 0
+Translation
+    service: str | None
+    server: str | None
+    connection: int | None
+    opened: bool
+    by: str | None
+    before: str
+    after: str | None
 TunnelSpec
     vni: int
     src: str

@@ -26,7 +26,8 @@ _HOME = {
     "PacketBatch": "_ext.batch", "Rule": "_ext.verdict", "Verdict": "_ext.verdict",
     "Stats": "stats", "TunnelSpec": "spec",
     "Dataplane": "dataplane", "Decision": "explain", "replay_file": "replay", "Replayed": "replay",
-    "Drift": "plane_stats", "NetworkTraffic": "plane_stats", "PlaneStats": "plane_stats", "Traffic": "plane_stats",
+    "Drift": "plane_stats", "MeshCounts": "plane_stats", "NetworkTraffic": "plane_stats", "PlaneStats": "plane_stats",
+    "Traffic": "plane_stats", "Translation": "mesh",
     "EndpointSpec": "node_spec", "NetworkSpec": "node_spec", "NodeSpec": "node_spec", "PeerSpec": "node_spec",
     "RouteSpec": "node_spec", "load_spec": "node_spec", "parse_spec": "node_spec",
     "MeshSpec": "service_spec", "PublishSpec": "service_spec", "ServerSpec": "service_spec",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from vxlanfast.importers import to_toml as to_toml
     from vxlanfast.ipvsadm_rules import services_from_ipvsadm as services_from_ipvsadm
     from vxlanfast.ipvsadm_rules import to_ipvsadm as to_ipvsadm
+    from vxlanfast.mesh import Translation as Translation
     from vxlanfast.node_spec import EndpointSpec as EndpointSpec
     from vxlanfast.node_spec import NetworkSpec as NetworkSpec
     from vxlanfast.node_spec import NodeSpec as NodeSpec
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from vxlanfast.node_spec import load_spec as load_spec
     from vxlanfast.node_spec import parse_spec as parse_spec
     from vxlanfast.plane_stats import Drift as Drift
+    from vxlanfast.plane_stats import MeshCounts as MeshCounts
     from vxlanfast.plane_stats import NetworkTraffic as NetworkTraffic
     from vxlanfast.plane_stats import PlaneStats as PlaneStats
     from vxlanfast.plane_stats import Traffic as Traffic

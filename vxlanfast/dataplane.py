@@ -26,9 +26,9 @@ from vxlanfast._ext.verdict import Verdict
 from vxlanfast.addr import format_ip, mac_of_ip, parse_ip, parse_mac
 from vxlanfast.checks import station
 from vxlanfast.errors import SpecError, TableFullError
-from vxlanfast.mesh import MeshState
+from vxlanfast.mesh import MeshState, Translation
 from vxlanfast.node_spec import UNDERLAY, EndpointSpec, NetworkSpec, NodeSpec
-from vxlanfast.plane_stats import Drift, NetworkTraffic, Place, PlaneStats, Traffic
+from vxlanfast.plane_stats import Drift, MeshCounts, NetworkTraffic, Place, PlaneStats, Traffic
 from vxlanfast.spec import TunnelSpec, compile_tunnel
 
 if TYPE_CHECKING:
@@ -362,7 +362,7 @@ class Dataplane:
         What leaves has verdict PASS, a ``port_out`` and a ``rule``; ``explain``: which says of forwarding entries
         whether they were learned or set. BufferError while a view of the batch is alive.
         """
-        self._now.bridge.explains = explain
+        self._now.bridge.explains = self._now.mesh.explains = explain
         self._now.process(batch)
         return batch
 
@@ -503,6 +503,10 @@ class Dataplane:
         wanted, actual = (set(_authoritative(plane)) for plane in (Dataplane(self.spec), self))
         return Drift(tuple(sorted(wanted - actual)), tuple(sorted(actual - wanted)))
 
+    def translations(self) -> dict[int, Translation]:
+        """What connections had to do with the rows of the last batch that was processed with ``explain``, by row."""
+        return self._mesh.translations(self._now.mesh.decided())
+
     def services(self) -> Iterator[dict[str, Any]]:
         """Services: name, family, scheduler and its flags, persistence, virtual (where clients find it), servers,
         connections, refused; in_packets and in_bytes (of clients), out_packets and out_bytes (of servers), of each
@@ -573,13 +577,17 @@ class Dataplane:
             for net, traffic in zip(nets, sums, strict=True)
         }
         packets = sum(now.receive.counters().values())
+        mesh = MeshCounts(
+            connections=len(now.mesh.conns), opened=now.mesh.opened, expired=now.mesh.expired,
+            evicted=now.mesh.evicted, forged=now.mesh.forged, errors=now.mesh.errors, resets=now.mesh.told,
+        )  # fmt: skip
         return PlaneStats(
-            packets=packets, passed=packets - sum(drops.values()), sent=sent.get(Verdict.PASS, 0),
+            packets=packets, passed=packets + mesh.resets - sum(drops.values()), sent=sent.get(Verdict.PASS, 0),
             flooded=now.bridge.flooded, copies=now.bridge.copies, answered=now.proxy.answered + now.route.answered,
             errors=now.route.errors + now.fit.errors + now.mesh.errors, fragmented=now.fit.fragmented,
             fragments=now.fit.fragments,
             clamped=now.fit.clamped, drops=drops, send_drops=send_drops, rules=now.send.rules(), ports=ports,
-            peers=peers, networks=networks, fdb=now.fdb.counts(),
+            peers=peers, networks=networks, mesh=mesh, fdb=now.fdb.counts(),
         )  # fmt: skip
 
 

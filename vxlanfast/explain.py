@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.verdict import RULES, SENTENCES, Rule, Verdict
-from vxlanfast.addr import format_ip
+from vxlanfast.addr import VNI_MAX, format_ip
 from vxlanfast.errors import NotVxlan, SpecError
 from vxlanfast.frame import Decapsulated, decap
+from vxlanfast.mesh import Translation
 from vxlanfast.node_spec import UNDERLAY
 
 if TYPE_CHECKING:
@@ -20,14 +21,31 @@ if TYPE_CHECKING:
 _ARP = b"\x08\x06\x00\x01\x08\x00\x06\x04"
 
 
+#: What is decided by connections and services.
+_MESH_RULES = frozenset(
+    {
+        Rule.RULE_BALANCED, Rule.RULE_RETURNED, Rule.RULE_MASQUERADED, Rule.RULE_RELATED, Rule.RULE_RECUT,
+        Rule.RULE_NO_SERVER,
+    }
+)  # fmt: skip
+_MESH_DROPS = frozenset(
+    {
+        Verdict.DROP_CONN_FULL, Verdict.DROP_NO_SERVER, Verdict.DROP_PORTS_FULL, Verdict.DROP_SERVER_GONE,
+        Verdict.DROP_SOURCE_FULL, Verdict.DROP_SOURCE_REFUSED, Verdict.DROP_UNRELATED,
+    }
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What became of a frame, or of one copy of it.
 
-    ``packet``: the frame's number in what was offered, from 1. ``port``, ``to``: names of the ports it came and went
-    by; ``to`` None: dropped. ``place``: the port or the VTEP it goes to. ``name``: of the rule or of the verdict,
-    ``reason`` its sentence, ``detail`` what it was decided by. ``src``, ``dst``: MACs of the frame in its network, as
-    it came. ``length``: bytes on the wire, of what left or of what was dropped.
+    ``packet``: the frame's number in what was offered, from 1; 0: the node made it, and its port is "node". ``port``,
+    ``to``: names of the ports it came and went by; ``to`` None: dropped. ``place``: the port or the VTEP it goes to.
+    ``name``: of the rule or of the verdict, ``reason`` its sentence, ``detail`` what it was decided by. ``src``,
+    ``dst``: MACs of the frame in its network, as it came; ``vni`` None: of no network, or of one without tunnels.
+    ``length``: bytes on the wire, of what left or of what was dropped. ``translation``: what its connection, or a
+    service, had to do with it.
     """
 
     packet: int
@@ -42,6 +60,7 @@ class Decision:
     reason: str
     detail: str
     length: int
+    translation: Translation | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Everything, for JSON."""
@@ -53,7 +72,8 @@ class Decision:
         if self.place not in (None, self.to):
             went += f" {self.place}"
         told = f"{self.reason} ({self.detail})" if self.detail else self.reason
-        frame = "" if self.src is None else f" vni {self.vni} {self.src} > {self.dst}"
+        vni = "" if self.vni is None else f" vni {self.vni}"
+        frame = "" if self.src is None else f"{vni} {self.src} > {self.dst}"
         return f"{self.packet} {seconds}.{rest:09d} {self.port} -> {went}:{frame} {self.length} bytes: {told}"
 
 
@@ -66,6 +86,10 @@ class _Came:
     vni: int | None
     outer: Decapsulated | None
     frame: bytes
+
+
+#: Of rows that the node made itself.
+_OWN = _Came("node", b"", None, None, b"")
 
 
 def explain(plane: Dataplane, batch: PacketBatch, *, first: int = 1) -> list[Decision]:
@@ -81,26 +105,32 @@ def explain(plane: Dataplane, batch: PacketBatch, *, first: int = 1) -> list[Dec
         )
     ]
     plane.process(batch, explain=True)
-    places = plane.place_names()
+    places, translations = plane.place_names(), plane.translations()
     columns = [
         list(c) for c in (batch.verdict, batch.rule, batch.dest, batch.port_out, batch.ts_ns, batch.wire_lengths)
     ]
     verdicts, rules, dests, ports, times, lengths = columns
     decisions = []
     for i, source in batch.sources():
-        frame, verdict = came[source], Verdict(verdicts[i])
+        verdict, own = Verdict(verdicts[i]), i >= len(came) and rules[i] == Rule.RULE_RESET
+        frame = _OWN if own else came[source]
+        translation = None if own else translations.get(i, translations.get(source))
         src, dst = _macs(frame.frame) if frame.vni is not None else (None, None)
         if verdict:
             name, reason, to, place = verdict.name, SENTENCES[verdict], None, None
             detail = _why_dropped(plane, verdict, frame)
+            if verdict in _MESH_DROPS and translation is not None:
+                detail = str(translation)
         else:
             rule = Rule(rules[i])
             name, reason, to, place = rule.name, RULES[rule], names[ports[i]], places[dests[i]][1]
             detail = _why_sent(plane, rule, frame, place)
+            if rule in _MESH_RULES and translation is not None:
+                detail = str(translation)
         decisions.append(
             Decision(
-                first + source, times[i], frame.port, frame.vni, src, dst, to, place, name, reason, detail,
-                lengths[i] if to else len(frame.raw),
+                0 if own else first + source, times[i], frame.port, _shown_vni(frame.vni), src, dst, to, place, name,
+                reason, detail, lengths[i] if to else len(frame.raw), translation,
             )
         )  # fmt: skip
     return decisions
@@ -115,6 +145,11 @@ def _came(plane: Dataplane, port: str, raw: bytes, link: int, wire_len: int) -> 
     if outer is None:
         return _Came(port, raw, None, None, b"")
     return _Came(port, raw, outer.vni, outer, bytes(outer.inner))
+
+
+def _shown_vni(vni: int | None) -> int | None:
+    """A network without tunnels has a number that is no VNI."""
+    return vni if vni is not None and vni <= VNI_MAX else None
 
 
 def _macs(frame: bytes) -> tuple[str | None, str | None]:

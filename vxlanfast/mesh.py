@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from secrets import randbits
 from typing import Any
@@ -16,6 +17,7 @@ from vxlanfast._ext.table.service import ServiceTable
 from vxlanfast._ext.table.tcpstate import NAMES as TCP_NAMES
 from vxlanfast.addr import parse_ip
 from vxlanfast.errors import SpecError, TableFullError
+from vxlanfast.ipvsadm_rules import host_port
 from vxlanfast.node_spec import NodeSpec
 from vxlanfast.service_spec import PROTOCOLS, MeshSpec, ServerSpec, ServiceSpec
 
@@ -26,11 +28,44 @@ _STATES = {PROTOCOLS["tcp"]: TCP_NAMES, PROTOCOLS["sctp"]: SCTP_NAMES}
 #: Flags of connections, and what marks a template's protocol.
 _ANSWERED, _MASQ, _TEMPLATE, _RETURN = 8, 16, 64, 128
 _TEMPLATE_PROTO = 0x80
+#: Where packets of either direction come from and go to, rewritten: keys of a connection's row.
+_FORTH = ("masq", "mport", "address", "port")
+_BACK = ("virtual", "vport", "client", "cport")
 
 
 def family_of(text: str) -> int:
     """4 or 6."""
     return 4 if len(parse_ip(text)) == 4 else 6
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """What became of a packet by its connection, or by a service.
+
+    ``service``, ``server``: a name, and an address with a port. ``connection``: its number; ``opened``: by this packet,
+    whose server was given ``by`` a scheduler or by "affinity". ``before``, ``after``: source and destination with
+    their ports, as it came and as it goes on; ``after`` is None where nothing is rewritten or known.
+    """
+
+    service: str | None
+    server: str | None
+    connection: int | None
+    opened: bool
+    by: str | None
+    before: str
+    after: str | None
+
+    def __str__(self) -> str:
+        server = f"{self.by} gives it to {self.server}" if self.by else self.server
+        who = ": ".join(word for word in (self.service, server) if word)
+        number = None if self.connection is None else f"{'as' if self.opened else 'of'} connection {self.connection}"
+        told = ", ".join(word for word in (who, number) if word)
+        rewritten = f"{self.before} becomes {self.after}" if self.after else self.before
+        return f"{told}; {rewritten}" if told else rewritten
+
+
+def _ends(src: bytes, sport: int, dst: bytes, dport: int) -> str:
+    return f"{host_port(str(ip_address(src)), sport)} > {host_port(str(ip_address(dst)), dport)}"
 
 
 class MeshState:
@@ -223,6 +258,29 @@ class MeshState:
                 **{key: row[key] for key in ("in_packets", "out_packets", "in_bytes", "out_bytes")},
                 "servers": [{**s, "addr": str(ip_address(s["addr"]))} for s in row["servers"]],
             }  # fmt: skip
+
+    def translations(self, decided: Mapping[int, Mapping[str, Any]]) -> dict[int, Translation]:
+        """What a node decided of rows (see ``Mesh.decided``), in words."""
+        names = {number: name for (name, _), number in self.numbers.items()} if decided else {}
+        return {row: self._translation(found, names) for row, found in decided.items()}
+
+    def _translation(self, found: Mapping[str, Any], names: Mapping[int, str]) -> Translation:
+        domain, proto, *ends = found["key"]
+        row, number = found["connection"], found["service"]
+        before = _ends(*ends)
+        if row is None:
+            number = self.services.find_service(domain, ends[2], proto, ends[3])
+        name = None if number is None else names.get(number)
+        if row is None:
+            return Translation(name, None, None, False, None, before, None)
+        server, by, after = None, None, None
+        if row["server"] is not None:
+            server = host_port(str(ip_address(row["address"])), row["port"])
+            if found["opened"] and number is not None:
+                by = "affinity" if found["held"] else self.services.scheduler_of(number)
+        if not row["flags"] & _RETURN:
+            after = _ends(*(row[key] for key in (_BACK if found["reverse"] else _FORTH)))
+        return Translation(name, server, row["number"], found["opened"], by, before, after if after != before else None)
 
     def connection_rows(self, now_ns: int) -> Iterator[dict[str, Any]]:
         """Connections that live at ``now_ns``: protocol, kind, state, seconds left; client, virtual, masquerade and

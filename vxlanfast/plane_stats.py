@@ -49,15 +49,32 @@ class NetworkTraffic:
 
 
 @dataclass(frozen=True, slots=True)
+class MeshCounts:
+    """How many ``connections`` there are now; how many were ``opened``, ``expired`` and ``evicted`` (to make room for
+    others) since the spec was applied. ``forged``: TCP's RSTs, FINs and ACKs that nobody of the connection can have
+    sent; ``errors``: packets that became ICMP errors; ``resets``: rows that tell the ends of a connection that it is
+    over.
+    """
+
+    connections: int = 0
+    opened: int = 0
+    expired: int = 0
+    evicted: int = 0
+    forged: int = 0
+    errors: int = 0
+    resets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class PlaneStats:
-    """An account: ``packets`` = ``passed`` + sum(``drops``), and
+    """An account: ``packets`` + ``mesh.resets`` = ``passed`` + sum(``drops``), and
     ``sent`` = ``passed`` - ``flooded`` + ``copies`` - ``fragmented`` + ``fragments`` - sum(``send_drops``).
 
     ``passed`` counts a flooded frame once, ``flooded`` says how many were, ``copies`` what was made of them; so it is
     with ``fragmented`` and ``fragments``. ``drops`` are of frames that came, ``send_drops`` of rows on their way out.
     ``answered``: ARP, neighbour discovery and pings; ``errors``: frames that became ICMP errors to their senders;
-    ``clamped``: SYNs whose MSS was lowered. ``rules``: rows that were sent, by why they went where they went. ``fdb``:
-    what learning did.
+    ``clamped``: SYNs whose MSS was lowered. ``rules``: rows that were sent, by why they went where they went. ``mesh``:
+    connections of services. ``fdb``: what learning did.
     """
 
     packets: int
@@ -76,6 +93,7 @@ class PlaneStats:
     ports: Mapping[str, Traffic]
     peers: Mapping[Place, Traffic]
     networks: Mapping[int, NetworkTraffic]
+    mesh: MeshCounts = MeshCounts()
     fdb: Mapping[str, int] = field(default_factory=dict)
 
 

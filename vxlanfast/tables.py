@@ -139,6 +139,12 @@ def counter_lines(plane: Dataplane) -> Iterator[str]:
         numbers = (t.rx_packets, t.rx_bytes, t.tx_packets, t.tx_bytes, t.drops, t.tx_drops)
         rows.append((name, *(f"{number:,}" for number in numbers)))
     yield from aligned(heads, rows)
+    mesh = stats.mesh
+    if mesh.connections or mesh.opened or mesh.resets:
+        counted = [("opened", mesh.opened), ("expired", mesh.expired), ("evicted for others", mesh.evicted)]
+        counted += [("forged segments", mesh.forged), ("ICMP errors", mesh.errors), ("resets", mesh.resets)]
+        told = ", ".join(f"{number:,} {what}" for what, number in counted if number)
+        yield f"{mesh.connections:,} connections{f': {told}' if told else ''}"
     for title, reasons in (
         ("dropped", {SENTENCES[v]: n for v, n in stats.drops.items()}),
         ("dropped on the way out", {SENTENCES[v]: n for v, n in stats.send_drops.items()}),

@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from vxlanfast._ext.batch cimport Columns
+from vxlanfast._ext.node.decided cimport DecidedRows
 from vxlanfast._ext.node.nat cimport NatTuple
 from vxlanfast._ext.node.seen cimport Seen
 from vxlanfast._ext.node.track cimport Track
@@ -18,6 +19,9 @@ cdef class Mesh(Track):
     cdef NetTable nets
     cdef DestTable dests
     cdef readonly FragmentTable fragments
+    cdef public bint explains           # what is decided of each row is kept, for `decided`
+    cdef DecidedRows rows
+    cdef bint held                      # whoever was given a server last had it already
     cdef bint starved                   # no memory for a datagram of fragments
     cdef uint32_t *gateways             # by network: the destination that is its gateway
     cdef uint16_t *ways                 # by domain: the network that rows enter it by; NET_NONE: there is none any more

@@ -1,4 +1,4 @@
-from typing import Self
+from typing import Any, Self
 
 from typing_extensions import Buffer, disjoint_base
 
@@ -15,6 +15,7 @@ from vxlanfast._ext.verdict import Verdict
 class Mesh(Track):
     fragments: FragmentTable
     told: int
+    explains: bool
     errors: int
     def __new__(
         cls,
@@ -30,6 +31,7 @@ class Mesh(Track):
         seed: int = 0,
     ) -> Self: ...
     def process(self, batch: PacketBatch) -> PacketBatch: ...
+    def decided(self) -> dict[int, dict[str, Any]]: ...
     def remove_server(self, server: int, now_ns: int = 0) -> int: ...
     def move_returns(self, dests: Buffer) -> None: ...
     def counters(self) -> dict[Verdict, int]: ...

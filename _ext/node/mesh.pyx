@@ -8,6 +8,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
 from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_count
+from vxlanfast._ext.node.decided cimport DecidedRows
 from vxlanfast._ext.node.defrag cimport defrag_row
 from vxlanfast._ext.node.nat cimport NatTuple, nat_apply, nat_common, nat_has_ports, nat_original, nat_tuple
 from vxlanfast._ext.node.reply cimport become_error, icmp_allowed, may_report
@@ -310,6 +311,7 @@ cdef class Mesh(Track):
             return DROP_INTERNAL
         if self.conns.source_full(&s.key):
             return DROP_SOURCE_FULL
+        self.held = False
         if v.persist_s:
             server = self.favourite(v, m, s, client, addr, &template)
         else:
@@ -373,6 +375,7 @@ cdef class Mesh(Track):
                 if e.expires_ns < self.now_ns + <int64_t>v.persist_s * SECOND_NS:
                     wheel_put_off(self.conns.wheel, number, self.now_ns + <int64_t>v.persist_s * SECOND_NS)
                 template[0] = number
+                self.held = True
                 return e.server
         server = self.services.choose(m.service, client, port_number(port_src(s.key.ports)), addr, port_number(port_dst(s.key.ports)))
         if server == SERVER_NONE:
@@ -475,6 +478,7 @@ cdef class Mesh(Track):
         cdef bint reverse
         if ref == CONN_NONE or (self.conns.conns + (ref >> 1)).expires_ns <= self.now_ns:
             return PASS  # no connection's: Route sends it on, or drops what is for the gateway
+        s.ref = ref
         e = self.conns.conns + (ref >> 1)
         reverse = ref & 1
         if self.ways[e.domain[not reverse]] == NET_NONE:
@@ -572,12 +576,14 @@ cdef class Mesh(Track):
     cdef void settle(self, Columns *c, Seen *seen, uint32_t n) noexcept nogil:
         """What becomes of rows that were gathered, whose entries are on their way."""
         cdef uint32_t k, i
+        cdef uint64_t opened
         cdef Conn *e
         cdef Seen *s
         cdef Verdict v
         for k in range(n):
             s = seen + k
             i = s.row
+            opened = self.opened
             if c.ts_ns[i] > self.now_ns:
                 self.now_ns = c.ts_ns[i]
             if s.kind == SEEN_FLOW:
@@ -603,6 +609,8 @@ cdef class Mesh(Track):
             else:
                 v = PASS
             self.count(c, i, v)
+            if self.explains:
+                self.rows.add(s, self.conns, self.services, self.opened != opened, self.held)
 
     cdef void mesh_rows(self, Columns *c) noexcept nogil:
         """Every row in leaving order, a vector of them at a time: keys first, then buckets, then entries. While one vector's entries
@@ -628,6 +636,7 @@ cdef class Mesh(Track):
         """Every row that goes to a gateway, or answers a client behind a port: on PASS it is what the other side knows."""
         cdef Columns *c = &batch.c
         batch._require_idle("put the fragments together in")
+        self.rows = DecidedRows(row_count(c)) if self.explains else None
         with nogil:
             if self.conns.size and c.n:
                 self.expire(c.ts_ns[0], EXPIRE_BUDGET)
@@ -637,6 +646,10 @@ cdef class Mesh(Track):
         if self.starved:
             raise MemoryError("no room for a datagram of fragments")
         return batch
+
+    def decided(self):
+        """What was decided of the rows of the last batch, if it ``explains``: see DecidedRows."""
+        return {} if self.rows is None else self.rows.decisions()
 
     def remove_server(self, uint32_t server, int64_t now_ns=0):
         """A real server goes. Its connections stay, or are reset or go with it, as its service's ``removal`` and ``forget`` say:

@@ -74,6 +74,9 @@ cdef struct ConnList:
     uint32_t size
 
 
+cdef object conn_row(const Conn *e, uint32_t number)
+
+
 cdef class ConnTable:
     cdef Conn *conns
     cdef ConnBucket *buckets

@@ -38,6 +38,21 @@ ENTRY_LEN = sizeof(Conn)
 BUCKET_LEN = sizeof(ConnBucket)
 
 
+cdef object conn_row(const Conn *e, uint32_t number):
+    """A connection as a dictionary."""
+    cdef uint32_t size = 4 if e.family == 4 else 16
+    return {
+        "number": number, "proto": e.proto, "domain": e.domain[0], "server_domain": e.domain[1],
+        "client": PyBytes_FromStringAndSize(<char *>conn_client(e), size), "cport": load_be16(<const uint8_t *>&e.ports[0]),
+        "virtual": PyBytes_FromStringAndSize(<char *>conn_virtual(e), size),
+        "vport": load_be16(<const uint8_t *>&e.ports[0] + 2),
+        "address": PyBytes_FromStringAndSize(<char *>conn_server(e), size), "port": load_be16(<const uint8_t *>&e.ports[1]),
+        "masq": PyBytes_FromStringAndSize(<char *>conn_masq(e), size), "mport": load_be16(<const uint8_t *>&e.ports[1] + 2),
+        "state": e.state, "flags": e.flags, "server": None if e.server == CONN_NONE else e.server,
+        "via": None if e.via == CONN_NONE else e.via, "expires_ns": e.expires_ns,
+    }
+
+
 cdef class ConnTable:
     """``capacity``: connections at most. ``source_limit``: of one client address, 0 for any number. ``seed``: of the hash."""
 
@@ -383,21 +398,9 @@ cdef class ConnTable:
 
     def row(self, uint32_t number):
         """One connection as a dictionary, or None: addresses as bytes, ports, state, flags, times."""
-        cdef const Conn *e = self.conns + number
-        cdef uint32_t size
-        if number >= self.high or e.family == 0:
+        if number >= self.high or self.conns[number].family == 0:
             return None
-        size = 4 if e.family == 4 else 16
-        return {
-            "number": number, "proto": e.proto, "domain": e.domain[0], "server_domain": e.domain[1],
-            "client": PyBytes_FromStringAndSize(<char *>conn_client(e), size), "cport": load_be16(<const uint8_t *>&e.ports[0]),
-            "virtual": PyBytes_FromStringAndSize(<char *>conn_virtual(e), size),
-            "vport": load_be16(<const uint8_t *>&e.ports[0] + 2),
-            "address": PyBytes_FromStringAndSize(<char *>conn_server(e), size), "port": load_be16(<const uint8_t *>&e.ports[1]),
-            "masq": PyBytes_FromStringAndSize(<char *>conn_masq(e), size), "mport": load_be16(<const uint8_t *>&e.ports[1] + 2),
-            "state": e.state, "flags": e.flags, "server": None if e.server == CONN_NONE else e.server,
-            "via": None if e.via == CONN_NONE else e.via, "expires_ns": e.expires_ns,
-        }
+        return conn_row(self.conns + number, number)
 
     def rows(self):
         """Every connection, one after the other; those opened or closed meanwhile may be seen or not."""

@@ -493,6 +493,11 @@ cdef class ServiceTable:
         number = self.find(net, 4 if len(raw) == 4 else 6, proto, <const uint8_t *><const char *>padded, port)
         return None if number == SERVICE_NONE else number
 
+    def scheduler_of(self, uint32_t service):
+        """The name of a service's scheduler."""
+        self.check_service(service)
+        return SCHEDULERS[self.services[service].scheduler]
+
     def choose_for(self, uint32_t service, client, uint16_t sport=0, to=b"", uint16_t dport=0, *, active=None):
         """The server of a new connection, or None. ``active``: and the connection is counted there, as active or not."""
         cdef uint32_t number

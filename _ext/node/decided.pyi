@@ -1,0 +1,9 @@
+from typing import Any, Self
+
+from typing_extensions import disjoint_base
+
+@disjoint_base
+class DecidedRows:
+    def __new__(cls, capacity: int = 0) -> Self: ...
+    def __len__(self) -> int: ...
+    def decisions(self) -> dict[int, dict[str, Any]]: ...
