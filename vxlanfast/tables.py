@@ -8,6 +8,7 @@ from typing import Any
 
 from vxlanfast import ipvsadm
 from vxlanfast._ext.verdict import RULES, SENTENCES
+from vxlanfast.addr import VNI_MAX
 from vxlanfast.dataplane import GATEWAY, Dataplane
 from vxlanfast.errors import SpecError
 
@@ -134,7 +135,11 @@ def counter_lines(plane: Dataplane) -> Iterator[str]:
     rows = []
     named = [(f"port {name}", traffic) for name, traffic in stats.ports.items()]
     named += [(f"vtep {vtep} vni {vni}", traffic) for (vni, vtep), traffic in sorted(stats.peers.items())]
-    named += [(f"vni {vni}", network.traffic) for vni, network in sorted(stats.networks.items())]
+    networks = _names(plane)
+    named += [
+        (f"vni {vni}" if vni <= VNI_MAX else f"network {networks[vni]}", network.traffic)
+        for vni, network in sorted(stats.networks.items())
+    ]
     for name, t in named:
         numbers = (t.rx_packets, t.rx_bytes, t.tx_packets, t.tx_bytes, t.drops, t.tx_drops)
         rows.append((name, *(f"{number:,}" for number in numbers)))
