@@ -99,7 +99,7 @@ def test_core(path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "may"), [
     ("__init__", {"_ext.batch", "_ext.verdict", "capture", "dataplane", "errors", "explain", "files", "frame",
-                  "importers", "ipvsadm_rules", "mesh", "node_spec", "plane_stats", "replay", "service_spec", "spec",
+                  "hops", "importers", "ipvsadm_rules", "mesh", "node_spec", "plane_stats", "replay", "service_spec", "spec",
                   "split", "stats", "survey", "timed"}),
     ("errors", set()),
     ("linktypes", set()),
@@ -114,7 +114,8 @@ def test_core(path: Path) -> None:
     ("plane_stats", {"_ext.verdict"}),
     ("foreign", {"addr", "errors"}),
     ("ipvsadm_rules", {"addr", "errors", "foreign", "service_spec"}),
-    ("importers", {"addr", "errors", "foreign", "node_spec", "service_spec", "spec"}),
+    ("swarm", {"addr", "foreign", "node_spec", "service_spec"}),
+    ("importers", {"addr", "errors", "foreign", "node_spec", "service_spec", "spec", "swarm"}),
 ])  # fmt: skip
 def test_lower_modules(name: str, may: set[str]) -> None:
     found = {module.removeprefix("vxlanfast.") for module in ours(ROOT / f"vxlanfast/{name}.py")}

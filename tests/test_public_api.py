@@ -32,6 +32,7 @@ Dataplane
     __init__(spec: NodeSpec) -> None
     add_server(service: str, server: ServerSpec) -> None
     apply(spec: NodeSpec | Prepared) -> int
+    connection(number: int) -> dict[str, Any] | None
     connections(now_ns: int | None = None) -> Iterator[dict[str, Any]]
     delete_neighbour(vni: int, address: str) -> bool
     delete_station(vni: int, mac: str) -> bool
@@ -47,6 +48,7 @@ Dataplane
     process(batch: PacketBatch, *, explain: bool = False) -> PacketBatch
     remove_server(service: str, address: str, port: int = 0, *, now_ns: int = 0) -> int
     services() -> Iterator[dict[str, Any]]
+    set_cursor(service: str, address: str, port: int = 0) -> None
     set_mesh(**change: bool) -> None
     set_neighbour(vni: int, address: str, mac: str, place: str | None = None) -> None
     set_server(service: str, address: str, port: int = 0, **change: int) -> None
@@ -108,7 +110,15 @@ MeshCounts
     forged: int = 0
     errors: int = 0
     resets: int = 0
+GatewayLeg
+    address: str
+    mac: str = '00:00:00:00:00:00'
+    bridge_mac: str = '00:00:00:00:00:00'
+Hop
+    name: str
+    frame: bytes
 MeshSpec
+    profile: str = 'fixed'
     semantics: str = 'fixed'
     connections: int = 1048576
     source_limit: int = 0
@@ -150,6 +160,7 @@ NetworkSpec
     peer: tuple[PeerSpec, ...] = ()
     route: tuple[RouteSpec, ...] = ()
     property aliases
+    property here
     property members
     property ports
     property routed_with
@@ -328,6 +339,7 @@ ServiceSpec
     publish: tuple[PublishSpec, ...] = ()
     server: tuple[ServerSpec, ...] = ()
     property families
+    property home
 SpecError (VxlanFastError, ValueError)
 Stats
     verb: str
@@ -473,6 +485,12 @@ VirtualSpec
     sources: tuple[str, ...] = ()
     property ports
 VxlanFastError (Exception)
+Way
+    hops: tuple[Hop, ...]
+    port: str | None
+    verdict: Verdict
+    rule: Rule
+    property frame
 arrivals(port: str, source: Readable, keep: Callable[[bytes], bool] | None = None) -> Iterator[Arrival]
 decap(
     packet: Buffer,
@@ -521,6 +539,14 @@ encap_file(
     watch: Watch | None = None,
 ) -> Stats
 encap_with(tunnel: TunnelSpec, frame: Buffer) -> bytes
+hops_of(
+    plane: Dataplane,
+    port: str,
+    frame: bytes,
+    *,
+    now_ns: int = 0,
+    gateway: GatewayLeg | None = None,
+) -> list[Way]
 load_spec(path: str | PathLike[str]) -> NodeSpec
 networks_from_docker(inspect: Json | Mapping[str, Json], *, host: str) -> tuple[NetworkSpec, ...]
 open_capture(target: Readable, *, count: int | None = None) -> Capture
@@ -563,6 +589,9 @@ spec_from_docker(
     vtep: str,
     name: str = 'node',
     port: int = 4789,
+    services: Json = (),
+    lan: NetworkSpec | None = None,
+    profile: str = 'fixed',
 ) -> NodeSpec
 spec_from_host(
     links: Json,

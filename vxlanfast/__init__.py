@@ -36,6 +36,7 @@ _HOME = {
     "networks_from_docker": "importers", "spec_from_docker": "importers", "spec_from_host": "importers",
     "to_toml": "importers",
     "services_from_ipvsadm": "ipvsadm_rules", "to_ipvsadm": "ipvsadm_rules",
+    "GatewayLeg": "hops", "Hop": "hops", "Way": "hops", "hops_of": "hops",
 }  # fmt: skip
 
 __all__ = sorted(_HOME)
@@ -67,6 +68,10 @@ if TYPE_CHECKING:
     from vxlanfast.frame import encap as encap
     from vxlanfast.frame import encap_batch as encap_batch
     from vxlanfast.frame import encap_with as encap_with
+    from vxlanfast.hops import GatewayLeg as GatewayLeg
+    from vxlanfast.hops import Hop as Hop
+    from vxlanfast.hops import Way as Way
+    from vxlanfast.hops import hops_of as hops_of
     from vxlanfast.importers import networks_from_docker as networks_from_docker
     from vxlanfast.importers import spec_from_docker as spec_from_docker
     from vxlanfast.importers import spec_from_host as spec_from_host

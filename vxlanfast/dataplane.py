@@ -208,8 +208,9 @@ class _Compiled:
             for virtual in service.virtual:
                 network = by_name[virtual.network]
                 net = self.net_of(network)
-                if parse_ip(virtual.address) in map(parse_ip, (*network.gateway, *network.own)):
-                    continue  # the node's own address already
+                known = (*network.gateway, *network.own, *network.here)
+                if parse_ip(virtual.address) in map(parse_ip, known):
+                    continue  # the node's own address already, or a task's whose ports are translated there
                 mac = mac_of_ip(parse_ip(network.own[0])) if network.own else self.spec.own_mac
                 if network.gateway and not network.own:
                     mac = gateway_mac(network)
@@ -518,9 +519,18 @@ class Dataplane:
         protocol, kind, state, left_s; client, virtual, masquerade and server with their ports. See ``MeshState``."""
         return self._mesh.connection_rows(self._now.mesh.now_ns if now_ns is None else now_ns)
 
+    def connection(self, number: int) -> dict[str, Any] | None:
+        """The addresses and ports of a connection, by its number in ``batch.conn`` (without the direction, its lowest
+        bit); None: there is none any more. ``outside``: its client is in another domain than its servers."""
+        return self._mesh.connection(number)
+
     def set_server(self, service: str, address: str, port: int = 0, **change: int) -> None:
         """As ``ipvsadm -e``: another ``weight`` (0: drained), ``upper`` or ``lower`` of a real server."""
         self._mesh.set_server(service, address, port, **change)
+
+    def set_cursor(self, service: str, address: str, port: int = 0) -> None:
+        """rr goes on behind that server, as if it had been chosen last: where a kernel's has been seen to be."""
+        self._mesh.set_cursor(service, address, port)
 
     def add_server(self, service: str, server: ServerSpec) -> None:
         """As ``ipvsadm -a``."""

@@ -15,6 +15,7 @@ from vxlanfast.foreign import Json, Object, read_objects, said_of, shown
 from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec, PeerSpec
 from vxlanfast.service_spec import MeshSpec
 from vxlanfast.spec import DEFAULT_PORT
+from vxlanfast.swarm import balancer_of, services_from_docker, swarm_networks
 
 _ZERO = "00:00:00:00:00:00"
 _TTL = 64  # a device's TTL 0 is the route's, and Linux's routes have this
@@ -220,11 +221,13 @@ def spec_from_host(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """An endpoint of a Swarm's network: the address of its host, its own ones, and its MAC where somebody says it."""
+    """An endpoint of a Swarm's network: the address of its host, its own ones, and its MAC where somebody says it;
+    whether it is its host's load balancer."""
 
     host: str
     ip: tuple[str, ...]
     mac: str | None = None
+    balancer: bool = False
 
 
 def _endpoint_id(entry: Object) -> str:
@@ -250,17 +253,22 @@ def _places(view: Object, inspector: str | None, host: str) -> dict[str, _Place]
         for task in service.objects("Tasks")
     }
     containers = {_endpoint_id(container): container for container in view.objects("Containers")}
+    balancer = balancer_of(view)
     here = inspector or next((places[number].host for number in containers if number in places), host)
     for number, container in containers.items():
         ip = tuple(container.address(key) for key in ("IPv4Address", "IPv6Address") if container.text(key, ""))
         if ip:
             mac = container.mac("MacAddress") if container.text("MacAddress", "") else None
-            places[number] = _Place(places[number].host if number in places else here, ip, mac)
+            at = places[number].host if number in places else here
+            places[number] = _Place(at, ip, mac, number == balancer)
     return places
 
 
-def _swarm_networks(views: list[tuple[str | None, Object]], host: str) -> Iterator[NetworkSpec]:
-    """A network of a Swarm, as each inspector sees it: one of ours, all of its name, for each of its IPv4 subnets."""
+def _swarm_networks(views: list[tuple[str | None, Object]], host: str, balance: bool) -> Iterator[NetworkSpec]:
+    """A network of a Swarm, as each inspector sees it: one of ours, all of its name, for each of its IPv4 subnets.
+
+    ``balance``: the host's load balancer is the node itself.
+    """
     network = views[0][1]
     name, options = network.word("Name"), network.object("Options")
     if "encrypted" in options:
@@ -282,12 +290,16 @@ def _swarm_networks(views: list[tuple[str | None, Object]], host: str) -> Iterat
         members |= {peer.address("IP") for peer in view.objects("Peers")}
     members |= {place.host for place in places.values()}
     endpoints: list[list[EndpointSpec]] = [[] for _ in vnis]
+    own: list[list[str]] = [[] for _ in vnis]
     for number, place in sorted(places.items(), key=lambda item: (parse_ip(item[1].ip[0]), item[0])):
         near, far = (f"veth-{number[:7]}", None) if place.host == host else (None, place.host)
         with said_of(f"{network.where}: endpoint {number[:7]}"):
             index = next((at for at, subnet, _ in pools if ip_address(place.ip[0]) in subnet), None)
             if index is None:
                 raise SpecError(f"ip = {place.ip[0]!r}: within a subnet of its network")
+            if balance and place.balancer and near is not None:
+                own[index] += place.ip
+                continue
             endpoints[index].append(EndpointSpec(port=near, vtep=far, mac=place.mac, ip=place.ip))
     for at, vni in enumerate(vnis):
         mine = [(subnet, config) for index, subnet, config in pools if index == at]
@@ -295,7 +307,8 @@ def _swarm_networks(views: list[tuple[str | None, Object]], host: str) -> Iterat
         with said_of(network.where):
             yield NetworkSpec(
                 name=name, vni=int(vni),
-                subnet=tuple(str(subnet) for subnet, _ in mine), gateway=gateways,
+                subnet=tuple(str(subnet) for subnet, _ in mine), gateway=gateways, own=tuple(own[at]),
+                internal=network.flag("Internal"),
                 flood="off", proxy=True, unknown_neighbours="swallow", endpoint=tuple(endpoints[at]),
                 peer=tuple(PeerSpec(vtep=member, flood=False) for member in _by_address(members - {host})),
             )  # fmt: skip
@@ -310,6 +323,11 @@ def networks_from_docker(inspect: Json | Mapping[str, Json], *, host: str) -> tu
     overlays are passed over. SpecError: something is malformed, or a network is encrypted, which no node does.
     """
     own = Object("argument", {"host": host}).address("host")
+    return tuple(spec for seen in _views(inspect).values() for spec in _swarm_networks(seen, own, False))
+
+
+def _views(inspect: Json | Mapping[str, Json]) -> dict[str, list[tuple[str | None, Object]]]:
+    """Overlay networks by their ids: who inspected them, and what he saw."""
     outputs: Iterable[tuple[str | None, Json]] = inspect.items() if isinstance(inspect, Mapping) else [(None, inspect)]
     views: dict[str, list[tuple[str | None, Object]]] = {}
     for key, output in outputs:
@@ -322,23 +340,39 @@ def networks_from_docker(inspect: Json | Mapping[str, Json], *, host: str) -> tu
                 name = network.word("Name")
                 view = Object(f"{source}: {name}", network.values)
                 views.setdefault(view.text("Id", name), []).append((inspector, view))
-    return tuple(spec for seen in views.values() for spec in _swarm_networks(seen, own))
+    return views
 
 
 def spec_from_docker(
-    inspect: Json | Mapping[str, Json], *, vtep: str, name: str = "node", port: int = DEFAULT_PORT
+    inspect: Json | Mapping[str, Json],
+    *,
+    vtep: str,
+    name: str = "node",
+    port: int = DEFAULT_PORT,
+    services: Json = (),
+    lan: NetworkSpec | None = None,
+    profile: str = "fixed",
 ) -> NodeSpec:
     """The node that a Swarm's host with the data path address ``vtep`` is; see ``networks_from_docker``.
 
     ``port``: the Swarm's data path port. Outer UDP checksums are on, as a Swarm's are. The MTU is the least that a
-    network's options name, 1500 where none does.
+    network's options name, 1500 where none does. ``services``: of ``docker service inspect $(docker service ls -q)``;
+    ``lan``: the network by whose addresses of this node ports are published. ``profile``: see ``MeshSpec``; with
+    "swarm" the host's load balancers are the node itself, with their addresses.
     """
-    networks = networks_from_docker(inspect, host=vtep)
-    outputs = inspect.values() if isinstance(inspect, Mapping) else [inspect]
-    options = [network.object("Options") for output in outputs for network in read_objects("inspect", output)]
+    host = Object("argument", {"host": vtep}).address("host")
+    views = _views(inspect)
+    swarm = profile == "swarm"
+    networks = tuple(spec for seen in views.values() for spec in _swarm_networks(seen, host, swarm))
+    seen = [view for both in views.values() for _, view in both]
+    made = services_from_docker(services, swarm_networks(seen), lan=lan)
+    options = [view.object("Options") for view in seen]
     with said_of("inspect"):
         mtu = min([_mtu(one) for one in options if _MTU in one], default=_MTU_DEFAULT)
-        return NodeSpec(vtep=(vtep,), name=name, port=port, mtu=mtu, udp_csum="on", network=networks)
+        return NodeSpec(
+            vtep=(vtep,), name=name, port=port, mtu=mtu, udp_csum="on",
+            network=((lan,) if lan is not None else ()) + networks, service=made, mesh=MeshSpec(profile=profile),
+        )  # fmt: skip
 
 
 def _mtu(options: Object) -> int:

@@ -136,9 +136,8 @@ class MeshState:
                     domain, packed, number, proto=proto, port=port, last=last, target=target, sources=sources
                 )
             masq = next((parse_ip(text) for text in service.masquerade if family_of(text) == family), None)
-            home = service.servers_in or service.virtual[0].network
             self.services.set_policy(
-                number, out_domain=self.domain(by_name[home].routed_with), masq=masq, hairpin=masq is None,
+                number, out_domain=self.domain(by_name[service.home].routed_with), masq=masq, hairpin=masq is None,
                 removal=service.removal, reset=service.reset_idle, hops=service.hops,
                 tcp_s=service.tcp_s, fin_s=service.fin_s, udp_s=service.udp_s, persist_s=service.persistent_s,
                 persist_len=service.persistent4 if family == 4 else service.persistent6,
@@ -212,6 +211,11 @@ class MeshState:
         """As ``ipvsadm -e``."""
         self.services.set_server(self.server_number(service, address, port), **change)
 
+    def set_cursor(self, service: str, address: str, port: int) -> None:
+        """rr: that server was the last."""
+        server = self.server_number(service, address, port)
+        self.services.set_cursor(self.service_number(service, address), server)
+
     def add_server(self, service: str, server: ServerSpec) -> None:
         """As ``ipvsadm -a``."""
         number = self.service_number(service, server.address)
@@ -281,6 +285,18 @@ class MeshState:
         if not row["flags"] & _RETURN:
             after = _ends(*(row[key] for key in (_BACK if found["reverse"] else _FORTH)))
         return Translation(name, server, row["number"], found["opened"], by, before, after if after != before else None)
+
+    def connection(self, number: int) -> dict[str, Any] | None:
+        """The addresses and ports of one, and whether its client is outside its servers' domain."""
+        row = self.conns.row(number)
+        if row is None:
+            return None
+        return {
+            "client": str(ip_address(row["client"])), "cport": row["cport"],
+            "virtual": str(ip_address(row["virtual"])), "vport": row["vport"],
+            "server": str(ip_address(row["address"])), "port": row["port"],
+            "outside": row["domain"] != row["server_domain"],
+        }  # fmt: skip
 
     def connection_rows(self, now_ns: int) -> Iterator[dict[str, Any]]:
         """Connections that live at ``now_ns``: protocol, kind, state, seconds left; client, virtual, masquerade and

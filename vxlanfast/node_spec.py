@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address, ip_network
 from itertools import count, pairwise
@@ -13,7 +13,15 @@ from typing import Any
 from vxlanfast.addr import VNI_MAX, format_ip, mac_of_ip, parse_ip, parse_mac
 from vxlanfast.checks import address, among, is_address, rule_error, station
 from vxlanfast.errors import SpecError
-from vxlanfast.service_spec import MeshSpec, PublishSpec, ServerSpec, ServiceSpec, VirtualSpec, check_services
+from vxlanfast.service_spec import (
+    MeshSpec,
+    PublishSpec,
+    ServerSpec,
+    ServiceSpec,
+    VirtualSpec,
+    at_tasks,
+    check_services,
+)
 from vxlanfast.spec import DEFAULT_PORT, MTU_MIN, check_port
 
 #: The port by which packets of the underlay come and go.
@@ -23,6 +31,8 @@ UNKNOWN_NEIGHBOURS = ("flood", "swallow")
 #: What an entry may be: ports of a node, and networks, have 16-bit numbers.
 PORTS_MAX = 65535
 NETWORKS_MAX = 65535
+#: In Swarm a packet to a published port goes through the host and the ingress namespace: one more than is here.
+SWARM_HOPS = 1
 #: Of a network without tunnels; a node numbers those behind the VNIs.
 NO_VNI = -1
 
@@ -239,6 +249,11 @@ class NetworkSpec:
         return tuple(dict.fromkeys(e.port for e in self.endpoint if e.port is not None))
 
     @property
+    def here(self) -> tuple[str, ...]:
+        """Addresses of those that are behind a port of it."""
+        return tuple(text for endpoint in self.endpoint if endpoint.port is not None for text in endpoint.ip)
+
+    @property
     def several(self) -> int:
         """Endpoints that are at more than one place."""
         return sum(len(e.vteps) > 1 for e in self.endpoint)
@@ -256,6 +271,14 @@ class NetworkSpec:
             for vtep in endpoint.vteps:
                 named.setdefault(parse_ip(vtep), (vtep, True))
         return dict(named.values())
+
+
+def _one_of_each_family(addresses: Iterable[str]) -> tuple[str, ...]:
+    """The first IPv4 address and the first IPv6 address."""
+    first: dict[int, str] = {}
+    for text in addresses:
+        first.setdefault(len(parse_ip(text)), text)
+    return tuple(first.values())
 
 
 def _check_subnets(networks: tuple[NetworkSpec, ...]) -> None:
@@ -364,7 +387,31 @@ class NodeSpec:
         for domain, networks in self.domains.items():
             if len({network.internal for network in networks}) > 1:
                 raise rule_error("internal", True, f"domain {domain}: all of its networks are, or none")
+        if self.mesh.profile == "swarm":
+            self._check_swarm(by_name)
         check_services(self.expanded)
+
+    def _check_swarm(self, by_name: Mapping[str, NetworkSpec]) -> None:
+        """A load balancer has an address in each network that it serves, and tasks see nobody else; where ports are
+        published, tasks accept nothing but what is published of them."""
+        guarded = set()
+        for service in self.service:
+            if not service.home:
+                continue
+            home = by_name[service.home]
+            if not home.own:
+                rule = f"network {home.name}: service {service.name} is masqueraded by it: this node's load balancer"
+                raise rule_error("own", "", rule)
+            if service.masquerade and not {*map(parse_ip, service.masquerade)} <= {*map(parse_ip, home.own)}:
+                rule = f"service {service.name}: an address of network {home.name} that is this node's own"
+                raise rule_error("masquerade", list(service.masquerade), rule)
+            if home.preserve_source:
+                rule = f"network {home.name}: profile swarm hides the clients' addresses"
+                raise rule_error("preserve_source", True, rule)
+            if any(publish.mode == "ingress" for publish in service.publish):
+                guarded.add(home.name)
+        networks = tuple(replace(n, guard=True) if n.name in guarded else n for n in self.network)
+        object.__setattr__(self, "network", networks)
 
     @property
     def expanded(self) -> tuple[ServiceSpec, ...]:
@@ -374,6 +421,12 @@ class NodeSpec:
 
     def _expand(self, service: ServiceSpec) -> Iterator[ServiceSpec]:
         by_name = {network.name: network for network in self.network}
+        swarm = self.mesh.profile == "swarm"
+        if swarm and service.home:
+            service = replace(
+                service, masquerade=service.masquerade or _one_of_each_family(by_name[service.home].own),
+                hops=service.hops or SWARM_HOPS,
+            )  # fmt: skip
         virtual = {"ingress": list(service.virtual), "host": []}
         for publish in service.publish:
             network = by_name[publish.network]
@@ -389,19 +442,25 @@ class NodeSpec:
                 virtual[publish.mode].append(
                     VirtualSpec(
                         network=publish.network, address=addresses[packed], protocol=publish.protocol,
-                        port=publish.published, target=publish.target, sources=sources,
+                        port=publish.published, sources=sources,
+                        target=0 if swarm and publish.mode == "ingress" else publish.target,
                     )
                 )  # fmt: skip
         if virtual["ingress"] or not service.publish:
             yield replace(service, virtual=tuple(virtual["ingress"]), publish=())
+        if not service.publish:
+            return
+        here = by_name[service.home].here
+        if swarm and virtual["ingress"]:
+            yield from at_tasks(service, service.home, here)
         if virtual["host"]:
-            home = by_name[service.servers_in or service.publish[0].network]
-            here = {parse_ip(text) for endpoint in home.endpoint if endpoint.port is not None for text in endpoint.ip}
-            servers = tuple(server for server in service.server if parse_ip(server.address) in here)
+            there = {*map(parse_ip, here)}
+            servers = tuple(server for server in service.server if parse_ip(server.address) in there)
             if servers:
                 name = f"{service.name} (host)"
                 yield replace(
-                    service, name=name, virtual=tuple(virtual["host"]), publish=(), server=servers, masquerade=()
+                    service, name=name, virtual=tuple(virtual["host"]), publish=(), server=servers, masquerade=(),
+                    hops=0,
                 )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -14,6 +15,7 @@ SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh")
 REMOVALS = ("drain", "hold", "reset", "reschedule")
 MODES = ("ingress", "host")
 SEMANTICS = ("fixed", "ipvs")
+PROFILES = ("fixed", "swarm")
 TIMEOUT_MAX_S = 31 * 86400
 #: A service of these has what no other one of its address has.
 ALL_PORTS = (1, 65535)
@@ -183,6 +185,12 @@ class ServiceSpec:
             raise rule_error("servers_in", "", f"needed where clients are in several networks: {several}")
 
     @property
+    def home(self) -> str:
+        """The network that its servers are reached from."""
+        named = (*(one.network for one in self.virtual), *(one.network for one in self.publish))
+        return self.servers_in or (named[0] if named else "")
+
+    @property
     def families(self) -> tuple[int, ...]:
         """4, 6 or both: those that it has a virtual address of."""
         return tuple(sorted({4 if len(parse_ip(v.address)) == 4 else 6 for v in self.virtual}))
@@ -192,6 +200,11 @@ class ServiceSpec:
 class MeshSpec:
     """How a node keeps connections.
 
+    ``profile``: "fixed" translates once and hides no address; "swarm" does what Docker Swarm does, hop by hop: servers
+    see the node's ``own`` address in their network as the client, a published port becomes the target port at the task
+    alone, whose other ports are closed, TTLs are those of packets that came through its namespaces; and ``semantics``,
+    ``reuse`` and ``forget`` are as it sets them: "ipvs", no, yes.
+
     ``semantics``: "fixed" checks RSTs and FINs, opens a connection only when the client has seen the server's answer,
     and does not wait for a server that is gone with datagrams; "ipvs" does what the kernel does, exactly.
     ``connections``: at most;
@@ -200,6 +213,7 @@ class MeshSpec:
     ports, None for a new one at each start.
     """
 
+    profile: str = "fixed"
     semantics: str = "fixed"
     connections: int = 1 << 20
     source_limit: int = 0
@@ -214,6 +228,11 @@ class MeshSpec:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise rule_error("profile", self.profile, " or ".join(PROFILES))
+        if self.profile == "swarm":
+            for key, value in (("semantics", "ipvs"), ("reuse", False), ("forget", True)):
+                object.__setattr__(self, key, value)
         if self.semantics not in SEMANTICS:
             raise rule_error("semantics", self.semantics, " or ".join(SEMANTICS))
         among("connections", self.connections, 1, 1 << 28)
@@ -224,6 +243,40 @@ class MeshSpec:
             among(key, getattr(self, key), 1, TIMEOUT_MAX_S)
         if self.seed is not None:
             among("seed", self.seed, 0, (1 << 64) - 1)
+
+
+def at_tasks(service: ServiceSpec, network: str, here: Iterable[str]) -> Iterator[ServiceSpec]:
+    """What a service's published ports are at those of its tasks that are ``here``, each a service of its own: the
+    published port is redirected to the target port, which is open itself."""
+    for server in service.server:
+        if parse_ip(server.address) not in map(parse_ip, here):
+            continue
+        open_: list[tuple[str, int, int]] = []
+        virtual = []
+        published = [(p.protocol, p.published, p.target) for p in service.publish if p.mode == "ingress"]
+        straight = [(protocol, _target_ports(ports, target), 0) for protocol, ports, target in published]
+        for protocol, ports, target in (*published, *straight):
+            first, last = parse_ports("published", ports)
+            if any(protocol == other and first <= high and low <= last for other, low, high in open_):
+                continue  # as in iptables: the redirect comes first
+            open_.append((protocol, first, last))
+            virtual.append(
+                VirtualSpec(
+                    network=network, address=server.address, protocol=protocol, port=ports, target=target or first
+                )
+            )  # fmt: skip
+        name = f"{service.name} at {server.address}"
+        yield ServiceSpec(
+            name=name, virtual=tuple(virtual), server=(ServerSpec(address=server.address),), tcp_s=service.tcp_s,
+            fin_s=service.fin_s, udp_s=service.udp_s,
+        )  # fmt: skip
+
+
+def _target_ports(published: int | str, target: int) -> int | str:
+    """The ports that published ones become."""
+    first, last = parse_ports("published", published)
+    first, last = target or first, (target or first) + last - first
+    return first if first == last else f"{first}-{last}"
 
 
 def check_services(services: tuple[ServiceSpec, ...]) -> None:

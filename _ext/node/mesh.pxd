@@ -32,6 +32,7 @@ cdef class Mesh(Track):
     cdef Verdict unknown(self, Columns *c, Seen *s) noexcept nogil
     cdef Verdict related(self, Columns *c, Seen *s) noexcept nogil
     cdef Verdict refuse(self, Columns *c, Seen *s) noexcept nogil
+    cdef uint8_t hops(self, const Conn *e) noexcept nogil
     cdef void rewrite(self, Columns *c, const Seen *s, uint32_t ref) noexcept nogil
     cdef bint begins_anew(self, const Conn *e, const Seen *s, const uint8_t *l4) noexcept nogil
     cdef Verdict came_by(self, Columns *c, const Seen *s, Conn *e) noexcept nogil
@@ -40,6 +41,8 @@ cdef class Mesh(Track):
     cdef uint32_t favourite(self, const Service *v, const Match *m, const Seen *s, const uint8_t *client, const uint8_t *addr,
                             uint32_t *template) noexcept nogil
     cdef Verdict outward(self, Columns *c, Seen *s, const uint8_t *addr) noexcept nogil
+    cdef uint16_t behind(self, const Service *v, const Seen *s, const uint8_t *addr, uint16_t dport) noexcept nogil
+    cdef bint guarded(self, const Columns *c, const Seen *s) noexcept nogil
     cdef Verdict arriving(self, Columns *c, Seen *s) noexcept nogil
     cdef int send_resets(self, Columns *c) noexcept nogil
     cdef void leave(self, Columns *c, uint32_t i, uint16_t domain, uint16_t of) noexcept nogil

@@ -7,10 +7,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
-from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_count
+from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_count, row_head
 from vxlanfast._ext.node.decided cimport DecidedRows
 from vxlanfast._ext.node.defrag cimport defrag_row
-from vxlanfast._ext.node.nat cimport NatTuple, nat_apply, nat_common, nat_has_ports, nat_original, nat_tuple
+from vxlanfast._ext.node.nat cimport (
+    NatTuple, ip_ttl, nat_apply, nat_common, nat_has_ports, nat_original, nat_pass, nat_tuple,
+)
 from vxlanfast._ext.node.reply cimport become_error, icmp_allowed, may_report
 from vxlanfast._ext.node.reset cimport reset_room, reset_row
 from vxlanfast._ext.node.track cimport SECOND_NS, TEMPLATE_PROTO, Track, goes_on
@@ -78,7 +80,7 @@ cdef inline bint known_common(Mesh m, Columns *c, const Seen *s, Conn *e) noexce
             or not dest_is_ours(m.dests.dests + c.dest[i]):
         return False
     d = m.services.servers + e.server
-    if d.removed or d.service == SERVICE_NONE or not goes_on(m, e, reverse, ip + IPV4_HDR_LEN, s.length - IPV4_HDR_LEN, s.flags):
+    if d.removed or d.service == SERVICE_NONE or (m.services.services + d.service).hops or not goes_on(m, e, reverse, ip + IPV4_HDR_LEN, s.length - IPV4_HDR_LEN, s.flags):
         return False
     d.packets[reverse] += 1
     d.octets[reverse] += s.length
@@ -144,6 +146,14 @@ cdef class Mesh(Track):
 
     # --- rows -------------------------------------------------------------------------------------------
 
+    cdef uint8_t hops(self, const Conn *e) noexcept nogil:
+        """Routers between its client and the network of its servers that nobody sees, but in the TTL."""
+        cdef uint32_t service
+        if e.server == SERVER_NONE or e.domain[0] == e.domain[1]:
+            return 0
+        service = self.services.servers[e.server].service
+        return 0 if service == SERVICE_NONE else self.services.services[service].hops
+
     cdef void rewrite(self, Columns *c, const Seen *s, uint32_t ref) noexcept nogil:
         """The row is the packet as the other side knows it, and goes on in that side's network."""
         cdef uint8_t *ip = c.arena + c.off[s.row] + s.l3
@@ -158,6 +168,7 @@ cdef class Mesh(Track):
         nat_apply(ip, s.family, l4, s.n - s.l4, s.proto, &t, True)
         if summed:
             sctp_set_csum(l4, s.n - s.l4)
+        nat_pass(ip, s.family, self.hops(e))
         c.conn[s.row] = ref
 
     cdef bint begins_anew(self, const Conn *e, const Seen *s, const uint8_t *l4) noexcept nogil:
@@ -183,6 +194,7 @@ cdef class Mesh(Track):
         cdef Conn *e = self.conns.conns + number
         cdef uint8_t *ip = c.arena + c.off[i] + s.l3
         cdef bint routed = dest_is_ours(self.dests.dests + c.dest[i])
+        cdef uint8_t ttl
         cdef Server *d
         cdef Net *net
         if self.ways[e.domain[not reverse]] == NET_NONE:
@@ -200,12 +212,16 @@ cdef class Mesh(Track):
         if e.server != SERVER_NONE:
             server_carries(self.services, e.server, reverse, s.length, self.exact)
         self.advance(e, number, reverse, s, ip + s.l4)
-        if routed and not reverse and ip[IPV4_OFF_TTL if s.family == 4 else IPV6_OFF_HOPS] <= 1:
-            # From the address that the client knows, before anything is rewritten.
+        ttl = ip_ttl(ip, s.family)
+        if routed and not reverse and ttl <= 1 + self.hops(e):
+            # From the address that the client knows, before anything is rewritten; by way of the routers before.
             net = self.nets.nets + c.net[i]
+            nat_pass(ip, s.family, ttl)
             if may_report(c.arena + c.off[i], ip, s.n) and icmp_allowed(net, c.ts_ns[i]) and become_error(
                     c, i, net, s.l3, s.n, ICMP_TIME_EXCEEDED if s.family == 4 else ICMP6_TIME_EXCEEDED, 0, 0, RULE_TTL,
                     ip + (IPV4_OFF_DST if s.family == 4 else IPV6_OFF_DST)):
+                if ttl > 1:
+                    nat_pass(row_head(c, i) + s.l3, s.family, ttl - 1)
                 self.errors += 1
                 return PASS
             return DROP_TTL
@@ -333,6 +349,7 @@ cdef class Mesh(Track):
             store_be16(<uint8_t *>&dport, m.target + port_number(dport) - m.port)
         elif d.port:
             store_be16(<uint8_t *>&dport, d.port)
+        dport = self.behind(v, s, d.addr, dport)
         conn_key(&reverse, target, target + size, port_pair(dport, sport), v.out_domain, s.proto, s.family,
                  self.conns.seed)
         if not self.pick_port(&reverse):
@@ -349,6 +366,19 @@ cdef class Mesh(Track):
             e.via = template
             (self.conns.conns + template).via += 1
         return self.known(c, s)
+
+    cdef uint16_t behind(self, const Service *v, const Seen *s, const uint8_t *addr, uint16_t dport) noexcept nogil:
+        """The port that a server's becomes where it is behind a port of ours and its network is guarded (see ``arriving``)."""
+        cdef uint32_t at
+        cdef const Match *m
+        if self.ways[v.out_domain] == NET_NONE or not self.nets.nets[self.ways[v.out_domain]].flags & NET_GUARD:
+            return dport
+        at = self.services.matches.find(v.out_domain, s.family, s.proto, addr, port_number(dport))
+        if at != MATCH_NONE:
+            m = self.services.matches.matches + at
+            if m.target:
+                store_be16(<uint8_t *>&dport, m.target + port_number(dport) - m.port)
+        return dport
 
     cdef uint32_t favourite(self, const Service *v, const Match *m, const Seen *s, const uint8_t *client, const uint8_t *addr,
                             uint32_t *template) noexcept nogil:
@@ -429,6 +459,11 @@ cdef class Mesh(Track):
             return DROP_CONN_FULL
         return self.known(c, s)
 
+    cdef bint guarded(self, const Columns *c, const Seen *s) noexcept nogil:
+        """Whether it comes from a port of a network in which those behind ports answer, and begin nothing."""
+        cdef const Dest *d = self.dests.dests + c.origin[s.row]
+        return d.kind == DEST_PORT and self.nets.nets[d.net].flags & NET_GUARD and nat_has_ports(s.proto)
+
     cdef Verdict arriving(self, Columns *c, Seen *s) noexcept nogil:
         """A packet of no connection on its way to a port of ours: of a flow whose answers go back, or to a port that is translated
         there, or is closed."""
@@ -443,11 +478,7 @@ cdef class Mesh(Track):
             memcpy(addr, s.key.addrs + size, size)
             dport = port_number(port_dst(s.key.ports))
             at = self.services.matches.find(s.key.domain, s.family, s.proto, addr, dport)
-            if at == MATCH_NONE:
-                return DROP_PORT_CLOSED
-            if (self.services.matches.matches + at).target != dport:
-                return self.unknown(c, s)
-            memset(addr, 0, 16)
+            return DROP_PORT_CLOSED if at == MATCH_NONE else self.unknown(c, s)
         if not net.flags & NET_RETURN or self.dests.dests[c.origin[s.row]].kind != DEST_PEER:
             return PASS
         memcpy(addr, s.key.addrs, size)
@@ -500,6 +531,7 @@ cdef class Mesh(Track):
         if not reverse and not e.flags & CONN_MASQ:
             memcpy(outer.addrs, ip + (IPV4_OFF_SRC if s.family == 4 else IPV6_OFF_SRC), size)  # a router on the client's side
         nat_apply(ip, s.family, icmp, 0, s.proto, &outer, False)
+        nat_pass(ip, s.family, self.hops(e))
         if s.n == s.length:
             store_be16(icmp + ICMP_OFF_CSUM, 0)
             store_be16(icmp + ICMP_OFF_CSUM, csum_finish(csum(icmp, s.n - s.l4) + (
@@ -596,6 +628,8 @@ cdef class Mesh(Track):
                     s.ref = CONN_NONE
                 if likely(s.ref != CONN_NONE):
                     v = PASS if s.common and known_common(self, c, s, e) else self.known(c, s)
+                elif self.guarded(c, s):
+                    v = DROP_PORT_CLOSED
                 elif dest_is_ours(self.dests.dests + c.dest[i]):
                     if self.dests.dests[c.origin[i]].kind == DEST_PEER:
                         continue  # Route refuses it

@@ -10,14 +10,14 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from vxlanfast._ext.table.conn cimport Conn, conn_client, conn_masq, conn_server, conn_virtual, port_dst, port_pair, port_src
-from vxlanfast._ext.wire.csum cimport csum_fold
-from vxlanfast._ext.wire.endian cimport load_host16, load_host32, load_host64, store_be16
+from vxlanfast._ext.wire.csum cimport csum_fold, csum_update
+from vxlanfast._ext.wire.endian cimport load_be16, load_host16, load_host32, load_host64, store_be16
 from vxlanfast._ext.wire.icmp cimport ICMP_OFF_CSUM, ICMP_OFF_ID, icmp6_is_echo, icmp_is_echo
 from vxlanfast._ext.wire.ipv4 cimport (
     IP_PROTO_DCCP, IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, IP_PROTO_UDPLITE, IPV4_HDR_LEN,
-    IPV4_OFF_CSUM, IPV4_OFF_SRC,
+    IPV4_OFF_CSUM, IPV4_OFF_SRC, IPV4_OFF_TTL,
 )
-from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_SRC
+from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_HOPS, IPV6_OFF_SRC
 from vxlanfast._ext.wire.tcp cimport TCP_OFF_CSUM
 from vxlanfast._ext.wire.udp cimport UDP_OFF_CSUM
 
@@ -48,6 +48,27 @@ cdef inline void nat_original(NatTuple *t, const Conn *e, bint reverse) noexcept
     memcpy(t.addrs, conn_server(e) if reverse else conn_client(e), size)
     memcpy(t.addrs + size, conn_masq(e) if reverse else conn_virtual(e), size)
     t.ports = e.ports[reverse]
+
+
+cdef inline uint8_t ip_ttl(const uint8_t *ip, uint8_t family) noexcept nogil:
+    """Its TTL, or hop limit."""
+    return ip[IPV4_OFF_TTL if family == 4 else IPV6_OFF_HOPS]
+
+
+cdef inline void nat_pass(uint8_t *ip, uint8_t family, uint8_t routers) noexcept nogil:
+    """A packet that so many routers have passed on; the last that it has a TTL for is left to the next one to refuse."""
+    cdef uint8_t ttl = ip_ttl(ip, family)
+    cdef uint16_t old
+    if routers >= ttl:
+        routers = ttl - 1 if ttl else 0
+    if routers == 0:
+        return
+    if family == 6:
+        ip[IPV6_OFF_HOPS] -= routers
+        return
+    old = load_be16(ip + IPV4_OFF_TTL)
+    ip[IPV4_OFF_TTL] -= routers
+    store_be16(ip + IPV4_OFF_CSUM, csum_update(load_be16(ip + IPV4_OFF_CSUM), old, load_be16(ip + IPV4_OFF_TTL)))
 
 
 cdef inline uint64_t sum_diff(const uint8_t *old, const uint8_t *new, uint32_t n) noexcept nogil:

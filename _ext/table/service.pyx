@@ -369,6 +369,14 @@ cdef class ServiceTable:
         s.persist_s = persist_s
         s.persist_len = bits if persist_len is None else persist_len
 
+    def set_cursor(self, uint32_t service, uint32_t server):
+        """rr goes on behind that server, as if it had been chosen last. ValueError: there is none, or it is another service's."""
+        self.check_service(service)
+        self.check_server(server)
+        if self.servers[server].service != service:
+            raise ValueError(f"server {server}: it is of service {self.servers[server].service}")
+        self.services[service].cursor = server
+
     def remove(self, uint32_t service):
         """A service goes, its matches and servers with it (those that have connections: with the last of them)."""
         cdef uint32_t at
