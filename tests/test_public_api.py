@@ -102,6 +102,13 @@ EndpointSpec
     property address
     property vteps
 FilterError (VxlanFastError, ValueError)
+GatewayLeg
+    address: str
+    mac: str = '00:00:00:00:00:00'
+    bridge_mac: str = '00:00:00:00:00:00'
+Hop
+    name: str
+    frame: bytes
 MeshCounts
     connections: int = 0
     opened: int = 0
@@ -110,13 +117,6 @@ MeshCounts
     forged: int = 0
     errors: int = 0
     resets: int = 0
-GatewayLeg
-    address: str
-    mac: str = '00:00:00:00:00:00'
-    bridge_mac: str = '00:00:00:00:00:00'
-Hop
-    name: str
-    frame: bytes
 MeshSpec
     profile: str = 'fixed'
     semantics: str = 'fixed'

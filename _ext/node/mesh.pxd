@@ -3,7 +3,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from vxlanfast._ext.batch cimport Columns
 from vxlanfast._ext.node.decided cimport DecidedRows
-from vxlanfast._ext.node.nat cimport NatTuple
 from vxlanfast._ext.node.seen cimport Seen
 from vxlanfast._ext.node.track cimport Track
 from vxlanfast._ext.table.conn cimport Conn, ConnKey
@@ -46,7 +45,6 @@ cdef class Mesh(Track):
     cdef Verdict arriving(self, Columns *c, Seen *s) noexcept nogil
     cdef int send_resets(self, Columns *c) noexcept nogil
     cdef void leave(self, Columns *c, uint32_t i, uint16_t domain, uint16_t of) noexcept nogil
-    cdef void unmasquerade(self, uint8_t *q, const Seen *s, uint8_t *l4, const Conn *e, bint reverse, const NatTuple *full) noexcept nogil
     cdef uint32_t probe(self, const ConnKey *key) noexcept nogil
     cdef void count(self, Columns *c, uint32_t i, Verdict v) noexcept nogil
     cdef uint32_t gather(self, Columns *c, uint32_t first, uint32_t last, Seen *seen) noexcept nogil

@@ -10,9 +10,8 @@ from libc.string cimport memcmp, memcpy, memset
 from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_count, row_head
 from vxlanfast._ext.node.decided cimport DecidedRows
 from vxlanfast._ext.node.defrag cimport defrag_row
-from vxlanfast._ext.node.nat cimport (
-    NatTuple, ip_ttl, nat_apply, nat_common, nat_has_ports, nat_original, nat_pass, nat_tuple,
-)
+from vxlanfast._ext.node.nat cimport NatTuple, ip_ttl, nat_apply, nat_common, nat_has_ports, nat_pass, nat_tuple
+from vxlanfast._ext.node.related cimport error_is_whole, error_rewrite
 from vxlanfast._ext.node.reply cimport become_error, icmp_allowed, may_report
 from vxlanfast._ext.node.reset cimport reset_room, reset_row
 from vxlanfast._ext.node.track cimport SECOND_NS, TEMPLATE_PROTO, Track, goes_on
@@ -40,17 +39,14 @@ from vxlanfast._ext.verdict cimport (
     DROP_UNRELATED, RULE_BALANCED, RULE_MASQUERADED, RULE_NO_SERVER, RULE_RELATED, RULE_RETURNED, RULE_TTL,
     VERDICT_COUNT,
 )
-from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_pseudo6, csum_update
+from vxlanfast._ext.wire.csum cimport csum_update
 from vxlanfast._ext.wire.endian cimport likely, load_be16, load_host32, store_be16
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_OFF_DST, ETH_OFF_SRC
-from vxlanfast._ext.wire.icmp cimport (
-    ICMP6_DEST_UNREACH, ICMP6_TIME_EXCEEDED, ICMP_DEST_UNREACH, ICMP_OFF_CSUM, ICMP_TIME_EXCEEDED, icmp6_csum_ok,
-    icmp_csum_ok,
-)
+from vxlanfast._ext.wire.icmp cimport ICMP6_DEST_UNREACH, ICMP6_TIME_EXCEEDED, ICMP_DEST_UNREACH, ICMP_TIME_EXCEEDED
 from vxlanfast._ext.wire.ipv4 cimport (
-    IP_PROTO_ICMPV6, IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_HDR_LEN, IPV4_OFF_CSUM, IPV4_OFF_DST, IPV4_OFF_SRC, IPV4_OFF_TTL,
+    IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_HDR_LEN, IPV4_OFF_CSUM, IPV4_OFF_DST, IPV4_OFF_TTL,
 )
-from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_DST, IPV6_OFF_HOPS, IPV6_OFF_SRC
+from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_DST, IPV6_OFF_HOPS
 from vxlanfast._ext.wire.sctp cimport SCTP_HDR_LEN, SCTP_INIT, sctp_chunk, sctp_csum_ok, sctp_set_csum
 from vxlanfast._ext.wire.tcp cimport TCP_FLAG_RST, TCP_FLAG_SYN
 
@@ -499,13 +495,9 @@ cdef class Mesh(Track):
 
     cdef Verdict related(self, Columns *c, Seen *s) noexcept nogil:
         """An ICMP error about a packet of a connection: rewritten outside and inside as that packet was, the other way."""
-        cdef uint32_t i = s.row, ref = self.conns.find(&s.key), size
+        cdef uint32_t i = s.row, ref = self.conns.find(&s.key)
         cdef uint8_t *ip = c.arena + c.off[i] + s.l3
-        cdef uint8_t *icmp = ip + s.l4
-        cdef uint8_t *q = ip + s.quoted
         cdef Conn *e
-        cdef NatTuple inner
-        cdef NatTuple outer
         cdef bint reverse
         if ref == CONN_NONE or (self.conns.conns + (ref >> 1)).expires_ns <= self.now_ns:
             return PASS  # no connection's: Route sends it on, or drops what is for the gateway
@@ -516,42 +508,16 @@ cdef class Mesh(Track):
             return DROP_NO_ROUTE
         if e.flags & CONN_RETURN:
             return self.sent_back(c, s, e) if reverse else PASS
-        if s.n == s.length and not (icmp_csum_ok(icmp, s.n - s.l4) if s.family == 4
-                                    else icmp6_csum_ok(ip, icmp, s.n - s.l4)):
+        if not error_is_whole(ip, s):
             return DROP_UNRELATED
         if e.server != SERVER_NONE:
             server_carries(self.services, e.server, reverse, s.length, self.exact)
-        # What is quoted went the other way, and was rewritten on it: it becomes what it was before.
-        size = 4 if s.family == 4 else 16
-        nat_original(&inner, e, not reverse)
-        if self.exact:
-            self.unmasquerade(q, s, ip + s.quoted_l4, e, reverse, &inner)
-        nat_apply(q, s.family, ip + s.quoted_l4, s.n - s.quoted_l4, e.proto, &inner, not self.exact)
-        nat_tuple(&outer, e, reverse)
-        if not reverse and not e.flags & CONN_MASQ:
-            memcpy(outer.addrs, ip + (IPV4_OFF_SRC if s.family == 4 else IPV6_OFF_SRC), size)  # a router on the client's side
-        nat_apply(ip, s.family, icmp, 0, s.proto, &outer, False)
+        error_rewrite(ip, s, e, reverse, self.exact)
         nat_pass(ip, s.family, self.hops(e))
-        if s.n == s.length:
-            store_be16(icmp + ICMP_OFF_CSUM, 0)
-            store_be16(icmp + ICMP_OFF_CSUM, csum_finish(csum(icmp, s.n - s.l4) + (
-                0 if s.family == 4 else csum_pseudo6(ip, s.n - s.l4, IP_PROTO_ICMPV6))))
         c.conn[i] = CONN_NONE
         c.rule[i] = RULE_RELATED
         self.leave(c, i, e.domain[not reverse], e.domain[reverse])
         return PASS
-
-    cdef void unmasquerade(self, uint8_t *q, const Seen *s, uint8_t *l4, const Conn *e, bint reverse, const NatTuple *full) noexcept nogil:
-        """As the kernel has it, a quoted checksum follows the masquerade, which is conntrack's, and not the rest, which is IPVS's."""
-        cdef uint32_t size = 4 if s.family == 4 else 16
-        cdef NatTuple half
-        if not e.flags & CONN_MASQ:
-            return
-        half = full[0]
-        # Of the server's side all stays as it is quoted, until the rest is written over it.
-        memcpy(half.addrs + (size if reverse else 0), q + (IPV4_OFF_SRC if s.family == 4 else IPV6_OFF_SRC) + (size if reverse else 0), size)
-        memcpy(<uint8_t *>&half.ports + (2 if reverse else 0), l4 + (2 if reverse else 0), 2)
-        nat_apply(q, s.family, l4, s.n - s.quoted_l4, e.proto, &half, True)
 
     cdef uint32_t probe(self, const ConnKey *key) noexcept nogil:
         """A reference that has the key's hash, as a guess, its bucket being at hand; CONN_NONE."""

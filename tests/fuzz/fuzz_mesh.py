@@ -390,7 +390,9 @@ class Sequence:
         """What holds after every step, of both planes; and that they agree."""
         for plane in self.planes:
             s = plane.stats()
-            assert s.packets == s.passed + sum(s.drops.values()), "in = passed + dropped"
+            assert s.packets + s.mesh.resets == s.passed + sum(s.drops.values()), "in, and our own = passed + dropped"
+            made = s.passed - s.flooded + s.copies - s.fragmented + s.fragments
+            assert s.sent + sum(s.send_drops.values()) == made, "passed, with its copies, = sent + dropped"
             mesh = plane._now.mesh
             assert (wrong := mesh.conns.check()) is None, wrong
             assert len(mesh.conns) <= CONNECTIONS
