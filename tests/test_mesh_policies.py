@@ -3,6 +3,7 @@ ports."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +44,7 @@ from tests.mesh import (
     text,
     udp,
 )  # fmt: skip
-from vxlanfast import NodeSpec, Rule, SpecError, Verdict
+from vxlanfast import Candidate, Flow, NodeSpec, Rule, SpecError, Verdict
 from vxlanfast.service_spec import PublishSpec, ServerSpec, ServiceSpec, VirtualSpec, parse_ports
 
 NOW = 1_700_000_000 * S
@@ -262,6 +263,37 @@ def test_host_mode_reaches_tasks_of_this_node_alone() -> None:
         assert got is not None and (key(got)[0], key(got)[2]) == (client(1), server(2))
     director = Director(replace(both, server=(elsewhere,)))
     assert resets(made(director, CLIENT, [tcp(CLIENT, client(1), 1, node, 8080, SYN)], NOW)).keys() == {CLIENT}
+
+
+def test_a_scheduler_in_python() -> None:
+    """It is asked once a connection, for servers that take one; what it does wrong refuses the connection."""
+    asked: list[Flow] = []
+
+    def nearest(flow: Flow, servers: Sequence[Candidate]) -> Candidate | None:
+        asked.append(flow)
+        assert all(candidate.weight for candidate in servers)
+        if flow.client_port == 13:
+            raise RuntimeError("unlucky")
+        if flow.client_port == 14:
+            return Candidate("192.0.2.1", 0, 1, 0, 0)
+        return None if flow.client_port == 15 else min(servers, key=lambda candidate: candidate.address)
+
+    director = Director(service(servers=(3, 2, 4), scheduler=nearest))
+    talk = Talk(client(1), 1000)
+    establish(director, [talk], NOW)
+    assert talk.at[0] == server(2) and asked == [Flow(text(client(1)), 1000, text(VIP), 80)]
+    director.plane.set_server("web", text(server(2)), weight=0)
+    other = Talk(client(1), 1001)
+    establish(director, [other], NOW)
+    assert other.at[0] == server(3)
+    for port in (13, 14, 15):
+        assert director.send(CLIENT, [tcp(CLIENT, client(1), port, VIP, 80, SYN)], NOW) == [None]
+    table = director.mesh.services
+    assert table.plugin_errors == 2 and isinstance(table.plugin_error, KeyError)
+    [row] = director.plane.services()
+    assert (row["scheduler"], row["refused"], row["connections"]) == ("python", 3, 2)
+    director.apply(service(servers=(3, 2, 4)))
+    assert next(director.plane.services())["scheduler"] == "rr"
 
 
 def test_a_spec_that_asks_for_the_impossible() -> None:

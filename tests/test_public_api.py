@@ -13,6 +13,12 @@ import vxlanfast as vf
 from tests.support import PYTHON, VERBS_ENV
 
 SNAPSHOT = """\
+Candidate (tuple)
+    property active
+    property address
+    property inactive
+    property port
+    property weight
 Capture
     __init__(target: Readable, *, count: int | None = None) -> None
     batches() -> Iterator[PacketBatch]
@@ -102,6 +108,11 @@ EndpointSpec
     property address
     property vteps
 FilterError (VxlanFastError, ValueError)
+Flow (tuple)
+    property address
+    property client
+    property client_port
+    property port
 GatewayLeg
     address: str
     mac: str = '00:00:00:00:00:00'
@@ -321,7 +332,7 @@ ServerSpec
     lower: int = 0
 ServiceSpec
     name: str
-    scheduler: str = 'rr'
+    scheduler: str | SchedulerFunction = 'rr'
     fallback: bool = False
     with_port: bool = False
     masquerade: tuple[str, ...] = ()

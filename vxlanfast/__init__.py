@@ -30,6 +30,7 @@ _HOME = {
     "Traffic": "plane_stats", "Translation": "mesh",
     "EndpointSpec": "node_spec", "NetworkSpec": "node_spec", "NodeSpec": "node_spec", "PeerSpec": "node_spec",
     "RouteSpec": "node_spec", "load_spec": "node_spec", "parse_spec": "node_spec",
+    "Candidate": "service_spec", "Flow": "service_spec",
     "MeshSpec": "service_spec", "PublishSpec": "service_spec", "ServerSpec": "service_spec",
     "ServiceSpec": "service_spec",
     "VirtualSpec": "service_spec", "Departure": "timed", "arrivals": "timed", "replay_timed": "timed",
@@ -93,6 +94,8 @@ if TYPE_CHECKING:
     from vxlanfast.plane_stats import Traffic as Traffic
     from vxlanfast.replay import Replayed as Replayed
     from vxlanfast.replay import replay_file as replay_file
+    from vxlanfast.service_spec import Candidate as Candidate
+    from vxlanfast.service_spec import Flow as Flow
     from vxlanfast.service_spec import MeshSpec as MeshSpec
     from vxlanfast.service_spec import PublishSpec as PublishSpec
     from vxlanfast.service_spec import ServerSpec as ServerSpec

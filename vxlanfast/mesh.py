@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from secrets import randbits
@@ -19,7 +19,7 @@ from vxlanfast.addr import parse_ip
 from vxlanfast.errors import SpecError, TableFullError
 from vxlanfast.ipvsadm_rules import host_port
 from vxlanfast.node_spec import NodeSpec
-from vxlanfast.service_spec import PROTOCOLS, MeshSpec, ServerSpec, ServiceSpec
+from vxlanfast.service_spec import PROTOCOLS, Candidate, Flow, MeshSpec, SchedulerFunction, ServerSpec, ServiceSpec
 
 #: How connections of other protocols than TCP are called, as ipvsadm does.
 _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP", 1: "ICMP", 58: "ICMPv6", 33: "DCCP", 136: "UDPL"}
@@ -66,6 +66,22 @@ class Translation:
 
 def _ends(src: bytes, sport: int, dst: bytes, dport: int) -> str:
     return f"{host_port(str(ip_address(src)), sport)} > {host_port(str(ip_address(dst)), dport)}"
+
+
+def _plugin(choose: SchedulerFunction) -> Callable[..., int | None]:
+    """A scheduler in Python as the core calls it."""
+
+    def call(
+        client: bytes, sport: int, to: bytes, dport: int, servers: dict[int, tuple[bytes, int, int, int, int]]
+    ) -> int | None:
+        flow = Flow(str(ip_address(client)), sport, str(ip_address(to)), dport)
+        candidates = {
+            Candidate(str(ip_address(address)), *rest): number for number, (address, *rest) in servers.items()
+        }
+        picked = choose(flow, tuple(candidates))
+        return None if picked is None else candidates[picked]
+
+    return call
 
 
 class MeshState:
@@ -121,16 +137,18 @@ class MeshState:
                 domain, packed, proto, port, *rest = matches[0]
                 number = self.services.add(
                     domain, packed, proto=proto, port=port, last=rest[0], target=rest[1], sources=rest[2],
-                    scheduler=service.scheduler, fallback=service.fallback, with_port=service.with_port,
-                    exact=spec.mesh.semantics == "ipvs",
+                    fallback=service.fallback, with_port=service.with_port, exact=spec.mesh.semantics == "ipvs",
                 )  # fmt: skip
                 self.numbers[name, family] = number
                 matches = matches[1:]
             else:
+                self.services.matches.remove_service(number)
+            if isinstance(service.scheduler, str):
                 self.services.set_scheduler(
                     number, service.scheduler, fallback=service.fallback, with_port=service.with_port
                 )
-                self.services.matches.remove_service(number)
+            else:
+                self.services.set_plugin(number, _plugin(service.scheduler))
             for domain, packed, proto, port, last, target, sources in matches:
                 self.services.matches.add(
                     domain, packed, number, proto=proto, port=port, last=last, target=target, sources=sources

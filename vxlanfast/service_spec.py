@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import NamedTuple
 
 from vxlanfast.addr import parse_ip
 from vxlanfast.checks import address, among, rule_error
@@ -30,6 +31,29 @@ def parse_ports(key: str, value: int | str) -> tuple[int, int]:
     if not 1 <= ports[0] <= ports[1] <= 65535:
         raise rule_error(key, value, "1 to 65535, the first not above the last")
     return ports
+
+
+class Flow(NamedTuple):
+    """Who asks for what, as a scheduler in Python sees it."""
+
+    client: str
+    client_port: int
+    address: str
+    port: int
+
+
+class Candidate(NamedTuple):
+    """A real server that takes connections; ``active``, ``inactive``: those that it has."""
+
+    address: str
+    port: int
+    weight: int
+    active: int
+    inactive: int
+
+
+#: A scheduler in Python: one of the candidates (newest first), or None to refuse.
+SchedulerFunction = Callable[[Flow, Sequence[Candidate]], Candidate | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +153,8 @@ class PublishSpec:
 class ServiceSpec:
     """A service: where clients find it, who serves it, and how a server is chosen.
 
-    ``scheduler``: rr, wrr, lc, wlc, sed, nq, sh, dh or mh, as IPVS defines them; of the hashing ones, ``fallback``: an
-    overloaded server's clients go to others, ``with_port``: the client's port counts. ``masquerade``: an address that
+    ``scheduler``: rr, wrr, lc, wlc, sed, nq, sh, dh or mh, as IPVS defines them, or a function that is asked for each
+    new connection (``Flow``, ``Candidate``); of the hashing ones, ``fallback``: an overloaded server's clients go to others, ``with_port``: the client's port counts. ``masquerade``: an address that
     servers see in place of the client's, one of a family; none: they see the client. ``persistent_s``: clients of one
     prefix (``persistent4``, ``persistent6`` bits) stay with their server so long. ``removal``: what becomes of
     connections to a server that goes: "drain" (they go on; of UDP, the next datagram goes to another), "reset" (both
@@ -142,7 +166,7 @@ class ServiceSpec:
     """
 
     name: str
-    scheduler: str = "rr"
+    scheduler: str | SchedulerFunction = "rr"
     fallback: bool = False
     with_port: bool = False
     masquerade: tuple[str, ...] = ()
@@ -161,7 +185,7 @@ class ServiceSpec:
     server: tuple[ServerSpec, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.scheduler not in SCHEDULERS:
+        if not callable(self.scheduler) and self.scheduler not in SCHEDULERS:
             raise rule_error("scheduler", self.scheduler, ", ".join(SCHEDULERS))
         if self.removal not in REMOVALS:
             raise rule_error("removal", self.removal, ", ".join(REMOVALS))

@@ -40,6 +40,7 @@ cpdef enum Scheduler:
     SCHED_SH = 6
     SCHED_DH = 7
     SCHED_MH = 8
+    SCHED_PYTHON = 9        # a function, asked for each new connection
 
 
 cdef struct Server:
@@ -104,6 +105,9 @@ cdef struct Service:
 cdef class ServiceTable:
     cdef Service *services
     cdef Server *servers
+    cdef dict plugins           # by service: the function that chooses
+    cdef readonly uint64_t plugin_errors    # connections refused because one of them failed …
+    cdef readonly object plugin_error       # … the last time with this
     cdef readonly MatchTable matches    # which packets are whose
     cdef MaglevEntry *entries   # where mh's tables are made: room for all servers, from the first service with mh on
     cdef uint64_t *turns
@@ -117,6 +121,8 @@ cdef class ServiceTable:
     cdef uint32_t find(self, uint16_t net, uint8_t family, uint8_t proto, const uint8_t *addr, uint16_t port) noexcept nogil
     cdef uint32_t choose(self, uint32_t service, const uint8_t *client, uint16_t sport, const uint8_t *to,
                          uint16_t dport) noexcept nogil
+    cdef uint32_t by_plugin(self, uint32_t service, const uint8_t *client, uint16_t sport, const uint8_t *to,
+                            uint16_t dport) noexcept with gil
     cdef uint32_t by_hash(self, Service *s, const uint8_t *addr, uint16_t port) noexcept nogil
     cdef uint32_t elsewhere(self, const Service *s, uint64_t wish) noexcept nogil
     cdef void bind(self, uint32_t server, bint active) noexcept nogil

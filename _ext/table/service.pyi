@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ class Scheduler(IntEnum):
     SCHED_SH = 6
     SCHED_DH = 7
     SCHED_MH = 8
+    SCHED_PYTHON = 9
 
 REMOVALS: tuple[str, ...]
 SCHEDULERS: tuple[str, ...]
@@ -27,6 +28,8 @@ class ServiceTable:
     size: int
     n_servers: int
     n_removed: int
+    plugin_errors: int
+    plugin_error: Exception | None
     matches: MatchTable
     def __new__(cls, capacity: int = 1024, *, servers: int = 16384, seed: int = 0) -> Self: ...
     def __len__(self) -> int: ...
@@ -47,6 +50,11 @@ class ServiceTable:
     ) -> int: ...
     def set_scheduler(
         self, service: int, scheduler: str, *, fallback: bool = False, with_port: bool = False
+    ) -> None: ...
+    def set_plugin(
+        self,
+        service: int,
+        choose: Callable[[bytes, int, bytes, int, dict[int, tuple[bytes, int, int, int, int]]], int | None],
     ) -> None: ...
     def set_policy(
         self,

@@ -21,6 +21,10 @@ REMOVALS = ("drain", "hold", "reset", "reschedule")
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh")
 
 
+cdef str scheduler_name(const Service *s):
+    return "python" if s.scheduler == SCHED_PYTHON else SCHEDULERS[s.scheduler]
+
+
 cdef int check_numbers(weight, upper, lower) except -1:
     """ValueError where a server's numbers are impossible."""
     if not 0 <= weight <= WEIGHT_MAX:
@@ -40,6 +44,7 @@ cdef class ServiceTable:
         self.server_capacity = servers
         self.seed = hash_u64(seed, 0)
         self.matches = MatchTable(seed=seed)
+        self.plugins = {}
         self.services = <Service *>table_memory(<uint64_t>capacity * sizeof(Service))
         self.servers = <Server *>table_memory(<uint64_t>servers * sizeof(Server))
         if self.services == NULL or self.servers == NULL:
@@ -128,11 +133,39 @@ cdef class ServiceTable:
             server = self.by_hash(s, client, sport if s.with_port else 0)
         elif s.scheduler == SCHED_DH:
             server = self.by_hash(s, to, dport if s.with_port else 0)
+        elif s.scheduler == SCHED_PYTHON:
+            server = self.by_plugin(service, client, sport, to, dport)
         else:
             server = by_load(s, self.servers)
         if server == SERVER_NONE:
             s.refused += 1
         return server
+
+    cdef uint32_t by_plugin(self, uint32_t service, const uint8_t *client, uint16_t sport, const uint8_t *to,
+                            uint16_t dport) noexcept with gil:
+        """Whom a function picks, of those that take a connection. Whatever goes wrong in it refuses the connection, and is counted."""
+        cdef Service *s = self.services + service
+        cdef uint32_t at = s.newest
+        cdef Py_ssize_t size = 4 if s.family == 4 else 16
+        cdef const Server *d
+        try:
+            rows = {}
+            while at != SERVER_NONE:
+                d = self.servers + at
+                if server_takes(d):
+                    rows[at] = (PyBytes_FromStringAndSize(<char *>d.addr, size), d.port, d.weight, d.active, d.inactive)
+                at = d.next
+            picked = self.plugins[service](PyBytes_FromStringAndSize(<char *>client, size), sport,
+                                           PyBytes_FromStringAndSize(<char *>to, size), dport, rows)
+            if picked is None:
+                return SERVER_NONE
+            if picked not in rows:
+                raise ValueError(f"picked {picked!r}, which is none of {list(rows)}")
+            return picked
+        except Exception as error:
+            self.plugin_errors += 1
+            self.plugin_error = error
+            return SERVER_NONE
 
     cdef void changed(self, Service *s) noexcept nogil:
         """A server came, went, or has another weight: what schedulers keep is made anew."""
@@ -326,6 +359,7 @@ cdef class ServiceTable:
         s.with_port = with_port
         if number == s.scheduler:
             return
+        self.plugins.pop(service, None)
         free(s.buckets)
         s.buckets = NULL
         s.scheduler = number
@@ -333,6 +367,20 @@ cdef class ServiceTable:
         s.cw = 0
         self.make_buckets(s)
         self.changed(s)
+
+    def set_plugin(self, uint32_t service, choose):
+        """A function is the scheduler: ``choose(client, port, address, port, servers)`` for each new connection, addresses as bytes,
+        ``servers`` those that take one, newest first, by number: (address, port, weight, active, inactive). It returns a number of
+        theirs, or None to refuse. It is called within the batch, under the interpreter's lock."""
+        cdef Service *s
+        self.check_service(service)
+        if not callable(choose):
+            raise TypeError(f"scheduler {choose!r}: a function")
+        s = self.services + service
+        free(s.buckets)
+        s.buckets = NULL
+        s.scheduler = SCHED_PYTHON
+        self.plugins[service] = choose
 
     def set_policy(self, uint32_t service, *, out_domain=None, masq=None, bint hairpin=False, bint reset=False, str removal="drain",
                    uint8_t hops=0, tcp_s=0, fin_s=0, udp_s=0, persist_s=0, persist_len=None):
@@ -389,6 +437,7 @@ cdef class ServiceTable:
             if self.servers[at].removed and self.servers[at].service == service:
                 self.servers[at].service = SERVICE_NONE  # the number may be another's soon
         self.matches.remove_service(service)
+        self.plugins.pop(service, None)
         free(s.buckets)
         memset(s, 0, sizeof(Service))
         self.size -= 1
@@ -504,7 +553,7 @@ cdef class ServiceTable:
     def scheduler_of(self, uint32_t service):
         """The name of a service's scheduler."""
         self.check_service(service)
-        return SCHEDULERS[self.services[service].scheduler]
+        return scheduler_name(self.services + service)
 
     def choose_for(self, uint32_t service, client, uint16_t sport=0, to=b"", uint16_t dport=0, *, active=None):
         """The server of a new connection, or None. ``active``: and the connection is counted there, as active or not."""
@@ -537,7 +586,7 @@ cdef class ServiceTable:
         self.check_service(service)
         s = self.services + service
         if s.buckets == NULL:
-            raise ValueError(f"service {service}: {SCHEDULERS[s.scheduler]} has no buckets")
+            raise ValueError(f"service {service}: {scheduler_name(s)} has no buckets")
         if s.stale:
             self.deal(s)
         return [None if s.buckets[k] == SERVER_NONE else s.buckets[k] for k in range(s.n_buckets)]
@@ -584,7 +633,7 @@ cdef class ServiceTable:
                 at = self.servers[at].next
             out.append({
                 "service": i, "net": s.net, "addr": PyBytes_FromStringAndSize(<char *>s.addr, 4 if s.family == 4 else 16),
-                "proto": s.proto, "port": s.port, "scheduler": SCHEDULERS[s.scheduler], "connections": s.connections,
+                "proto": s.proto, "port": s.port, "scheduler": scheduler_name(s), "connections": s.connections,
                 "fallback": bool(s.fallback), "with_port": bool(s.with_port), "persist_s": s.persist_s, "persist_len": s.persist_len,
                 "refused": s.refused, "in_packets": packets[0], "out_packets": packets[1], "in_bytes": octets[0],
                 "out_bytes": octets[1], "servers": self.servers_of(i),
