@@ -154,11 +154,12 @@ class ServiceSpec:
     """A service: where clients find it, who serves it, and how a server is chosen.
 
     ``scheduler``: rr, wrr, lc, wlc, sed, nq, sh, dh or mh, as IPVS defines them, or a function that is asked for each
-    new connection (``Flow``, ``Candidate``); of the hashing ones, ``fallback``: an overloaded server's clients go to others, ``with_port``: the client's port counts. ``masquerade``: an address that
-    servers see in place of the client's, one of a family; none: they see the client. ``persistent_s``: clients of one
-    prefix (``persistent4``, ``persistent6`` bits) stay with their server so long. ``removal``: what becomes of
-    connections to a server that goes: "drain" (they go on; of UDP, the next datagram goes to another), "reset" (both
-    ends are told), "hold" (they wait for it, as in IPVS) or "reschedule" (the client's next packet begins anew).
+    new connection (``Flow``, ``Candidate``); of the hashing ones, ``fallback``: an overloaded server's clients go to
+    others, ``with_port``: the client's port counts. ``masquerade``: an address that servers see in place of the
+    client's, one of a family; none: they see the client. ``persistent_s``: clients of one prefix (``persistent4``,
+    ``persistent6`` bits) stay with their server so long. ``removal``: what becomes of connections to a server that
+    goes: "drain" (they go on; of UDP, the next datagram goes to another), "reset" (both ends are told), "hold" (they
+    wait for it, as in IPVS) or "reschedule" (the client's next packet begins anew).
     ``reset_idle``: both ends are told when an open connection has been silent too long, instead of being left to find
     out. ``hops``: routers on its way that are seen in the TTL alone. ``tcp_s`` (open), ``fin_s`` (being closed),
     ``udp_s``: seconds after which a silent connection goes, 0 for the node's. ``servers_in``: the network that servers
