@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 
 from vxlanfast._ext.batch cimport PacketBatch
 from vxlanfast._ext.table.conn cimport (
-    CONN_NONE, ConnKey, ConnTable, bucket_hits, conn_bucket, conn_is, conn_key4, ctz, key_reverse,
+    CONN_NONE, ConnKey, ConnTable, conn_bucket, conn_guess, conn_is, conn_key4, key_reverse,
 )
 from vxlanfast._ext.table.hash cimport hash_u64, prefetch
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_fold
@@ -112,30 +112,30 @@ def tuples(const uint32_t[::1] numbers not None, uint8_t[::1] out not None):
 
 def look_up(ConnTable table, const uint8_t[::1] keys not None, int64_t expires_ns):
     """Each tuple of ``tuples`` looked up as a node does, thirty-two at a time, and its timer put off: how many were found."""
-    cdef ConnKey vector[VECTOR]
+    cdef ConnKey vector[2][VECTOR]
     cdef uint32_t refs[VECTOR]
-    cdef uint32_t n = keys.shape[0] // 16, at = 0, k, count, hits, bucket, found = 0
+    cdef uint32_t n = keys.shape[0] // 16, at = 0, k, count = 0, following, turn = 0, found = 0
     cdef const uint8_t *p
     with nogil:
-        while at < n:
-            count = n - at if n - at < VECTOR else VECTOR
-            for k in range(count):
+        while at < n or count:
+            following = n - at if n - at < VECTOR else VECTOR
+            for k in range(following):
                 p = &keys[16 * (at + k)]
-                conn_key4(&vector[k], p, load_host32(p + 8), 0, 6, table.seed)
-                prefetch(table.buckets + conn_bucket(table, vector[k].hash))
+                conn_key4(&vector[1 - turn][k], p, load_host32(p + 8), 0, 6, table.seed)
+                prefetch(table.buckets + conn_bucket(table, vector[1 - turn][k].hash))
+            at += following
             for k in range(count):
-                bucket = conn_bucket(table, vector[k].hash)
-                hits = bucket_hits(table.buckets + bucket, vector[k].hash)
-                refs[k] = table.buckets[bucket].refs[ctz(hits)] if hits else CONN_NONE
-                if refs[k] != CONN_NONE:
-                    prefetch(table.conns + (refs[k] >> 1))
-            for k in range(count):
-                if refs[k] == CONN_NONE or not conn_is(table.conns + (refs[k] >> 1), refs[k] & 1, &vector[k]):
-                    refs[k] = table.find(&vector[k])
+                if refs[k] == CONN_NONE or not conn_is(table.conns + (refs[k] >> 1), refs[k] & 1, &vector[turn][k]):
+                    refs[k] = table.find(&vector[turn][k])
                 if refs[k] != CONN_NONE:
                     (table.conns + (refs[k] >> 1)).expires_ns = expires_ns
                     found += 1
-            at += count
+            turn = 1 - turn
+            count = following
+            for k in range(count):
+                refs[k] = conn_guess(table, vector[turn][k].hash)
+                if refs[k] != CONN_NONE:
+                    prefetch(table.conns + (refs[k] >> 1))
     return found
 
 

@@ -45,7 +45,6 @@ cdef class Mesh(Track):
     cdef Verdict arriving(self, Columns *c, Seen *s) noexcept nogil
     cdef int send_resets(self, Columns *c) noexcept nogil
     cdef void leave(self, Columns *c, uint32_t i, uint16_t domain, uint16_t of) noexcept nogil
-    cdef uint32_t probe(self, const ConnKey *key) noexcept nogil
     cdef void count(self, Columns *c, uint32_t i, Verdict v) noexcept nogil
     cdef uint32_t gather(self, Columns *c, uint32_t first, uint32_t last, Seen *seen) noexcept nogil
     cdef void settle(self, Columns *c, Seen *seen, uint32_t n) noexcept nogil

@@ -17,7 +17,7 @@ from vxlanfast._ext.node.reset cimport reset_room, reset_row
 from vxlanfast._ext.node.track cimport SECOND_NS, TEMPLATE_PROTO, Track, goes_on
 from vxlanfast._ext.node.seen cimport SEEN_ERROR, SEEN_FLOW, SEEN_PART, Seen, look, look_common
 from vxlanfast._ext.table.conn cimport (
-    CONN_REDIRECT, CONN_RETURN, CONN_TEMPLATE, CONN_MASQ, CONN_NONE, Conn, ConnKey, bucket_hits, conn_bucket, conn_is, conn_key, ctz,
+    CONN_REDIRECT, CONN_RETURN, CONN_TEMPLATE, CONN_MASQ, CONN_NONE, Conn, ConnKey, conn_bucket, conn_guess, conn_is, conn_key,
     key_reverse, port_dst, port_number, port_pair, port_src,
 )
 from vxlanfast._ext.table.dest cimport DEST_NONE, DEST_PEER, DEST_PORT, Dest, DestTable, dest_is_ours
@@ -39,12 +39,11 @@ from vxlanfast._ext.verdict cimport (
     DROP_UNRELATED, RULE_BALANCED, RULE_MASQUERADED, RULE_NO_SERVER, RULE_RELATED, RULE_RETURNED, RULE_TTL,
     VERDICT_COUNT,
 )
-from vxlanfast._ext.wire.csum cimport csum_update
 from vxlanfast._ext.wire.endian cimport likely, load_be16, load_host32, store_be16
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_OFF_DST, ETH_OFF_SRC
 from vxlanfast._ext.wire.icmp cimport ICMP6_DEST_UNREACH, ICMP6_TIME_EXCEEDED, ICMP_DEST_UNREACH, ICMP_TIME_EXCEEDED
 from vxlanfast._ext.wire.ipv4 cimport (
-    IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_HDR_LEN, IPV4_OFF_CSUM, IPV4_OFF_DST, IPV4_OFF_TTL,
+    IP_PROTO_SCTP, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_HDR_LEN, IPV4_OFF_DST, IPV4_OFF_TTL, ipv4_age,
 )
 from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_DST, IPV6_OFF_HOPS
 from vxlanfast._ext.wire.sctp cimport SCTP_HDR_LEN, SCTP_INIT, sctp_chunk, sctp_csum_ok, sctp_set_csum
@@ -244,15 +243,12 @@ cdef class Mesh(Track):
         cdef uint32_t i = s.row
         cdef uint8_t *frame = c.arena + c.off[i]
         cdef uint8_t *ip = frame + s.l3
-        cdef uint16_t old
         if e.via == CONN_NONE:
             return DROP_ENTRY_GONE
         if ip[IPV4_OFF_TTL if s.family == 4 else IPV6_OFF_HOPS] <= 1:
             return DROP_TTL
         if s.family == 4:
-            old = load_be16(ip + IPV4_OFF_TTL)
-            ip[IPV4_OFF_TTL] -= 1
-            store_be16(ip + IPV4_OFF_CSUM, csum_update(load_be16(ip + IPV4_OFF_CSUM), old, load_be16(ip + IPV4_OFF_TTL)))
+            ipv4_age(ip)
         else:
             ip[IPV6_OFF_HOPS] -= 1
         memcpy(frame + ETH_OFF_DST, e.seq_end, 6)
@@ -519,12 +515,6 @@ cdef class Mesh(Track):
         self.leave(c, i, e.domain[not reverse], e.domain[reverse])
         return PASS
 
-    cdef uint32_t probe(self, const ConnKey *key) noexcept nogil:
-        """A reference that has the key's hash, as a guess, its bucket being at hand; CONN_NONE."""
-        cdef uint32_t at = conn_bucket(self.conns, key.hash)
-        cdef uint32_t hits = bucket_hits(self.conns.buckets + at, key.hash)
-        return self.conns.buckets[at].refs[ctz(hits)] if hits else CONN_NONE
-
     cdef void count(self, Columns *c, uint32_t i, Verdict v) noexcept nogil:
         """What became of row ``i``."""
         cdef Dest *d
@@ -586,14 +576,17 @@ cdef class Mesh(Track):
                 self.now_ns = c.ts_ns[i]
             if s.kind == SEEN_FLOW:
                 # The guess may be of another, or of one that has gone since.
-                if s.ref == CONN_NONE or not conn_is(self.conns.conns + (s.ref >> 1), s.ref & 1, &s.key):
+                if not likely(s.ref != CONN_NONE and conn_is(self.conns.conns + (s.ref >> 1), s.ref & 1, &s.key)):
                     s.ref = self.conns.find(&s.key)
                 e = self.conns.conns + (s.ref >> 1)
                 if s.ref != CONN_NONE and e.expires_ns <= self.now_ns:
                     self.overdue(s.ref >> 1, self.now_ns)
                     s.ref = CONN_NONE
                 if likely(s.ref != CONN_NONE):
-                    v = PASS if s.common and known_common(self, c, s, e) else self.known(c, s)
+                    if likely(s.common and known_common(self, c, s, e)):
+                        self.counts[<int>PASS] += 1
+                        continue
+                    v = self.known(c, s)
                 elif self.guarded(c, s):
                     v = DROP_PORT_CLOSED
                 elif dest_is_ours(self.dests.dests + c.dest[i]):
@@ -628,7 +621,7 @@ cdef class Mesh(Track):
             for k in range(n):
                 s = &seen[turn][k]
                 if s.kind == SEEN_FLOW:
-                    s.ref = self.probe(&s.key)
+                    s.ref = conn_guess(self.conns, s.key.hash)
                     if s.ref != CONN_NONE:
                         prefetch(self.conns.conns + (s.ref >> 1))
 

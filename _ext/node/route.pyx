@@ -34,7 +34,7 @@ from vxlanfast._ext.wire.icmp cimport (
 )
 from vxlanfast._ext.wire.ipv4 cimport (
     IP_PROTO_FRAGMENT, IP_PROTO_ICMP, IP_PROTO_ICMPV6, IP_PROTO_TCP, IP_PROTO_UDP, IPV4_DF, IPV4_OFF_CSUM, IPV4_OFF_DST,
-    IPV4_OFF_PROTO, IPV4_OFF_SRC, IPV4_OFF_TTL, ipv4_check, ipv4_csum_ok, ipv4_frag, ipv4_hdr_len, ipv4_total_len,
+    IPV4_OFF_PROTO, IPV4_OFF_SRC, IPV4_OFF_TTL, ipv4_age, ipv4_check, ipv4_csum_ok, ipv4_frag, ipv4_hdr_len, ipv4_total_len,
 )
 from vxlanfast._ext.wire.ipv6 cimport (
     IPV6_HDR_LEN, IPV6_OFF_DST, IPV6_OFF_HOPS, IPV6_OFF_SRC, ipv6_check, ipv6_find_l4, ipv6_payload_len,
@@ -151,7 +151,7 @@ cdef class Route:
         cdef Net *net = self.nets.nets + c.net[i]
         cdef Packet p
         cdef NeighEntry key
-        cdef uint16_t ethertype = 0, target = NET_NONE, old
+        cdef uint16_t ethertype = 0, target = NET_NONE
         cdef uint32_t at, slot, mtu, dest = 0, fragment = 0
         cdef const Way *way
         cdef const uint8_t *to
@@ -234,10 +234,7 @@ cdef class Route:
         if p.l3 != ETH_HDR_LEN:
             return DROP_INNER_TAG  # a tag means something in its own network alone
         if p.family == 4:
-            old = load_be16(p.ip + IPV4_OFF_TTL)
-            p.ip[IPV4_OFF_TTL] -= 1
-            store_be16(p.ip + IPV4_OFF_CSUM,
-                       csum_update(load_be16(p.ip + IPV4_OFF_CSUM), old, load_be16(p.ip + IPV4_OFF_TTL)))
+            ipv4_age(p.ip)
         else:
             p.ip[IPV6_OFF_HOPS] -= 1
         eth_write(p.frame, e.mac, self.nets.nets[target].router_mac, ethertype)

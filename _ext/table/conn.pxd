@@ -167,19 +167,47 @@ cdef inline bint conn_is(const Conn *e, bint reverse, const ConnKey *key) noexce
     return memcmp(e.b, key.addrs, 32) == 0
 
 
-cdef inline uint32_t bucket_hits(const ConnBucket *b, uint32_t hash) noexcept nogil:
-    """A bit for each way that has the tag and is used."""
-    cdef uint32_t k, hits = 0
-    for k in range(CONN_WAYS):
-        hits |= <uint32_t>(b.tags[k] == hash) << k
-    return hits
-
-
 cdef extern from *:
     """
+    #ifndef VF_TAG_HITS
+    #define VF_TAG_HITS
+    #include <stdint.h>
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    #endif
     #define vf_ctz __builtin_ctz
+    /* A bit for each of the first seven of eight words at a cache line that is `tag`. */
+    static inline uint32_t vf_tag_hits(const uint32_t *tags, uint32_t tag)
+    {
+    #ifdef __SSE2__
+        __m128i wanted = _mm_set1_epi32((int)tag);
+        __m128i low = _mm_cmpeq_epi32(_mm_load_si128((const __m128i *)tags), wanted);
+        __m128i high = _mm_cmpeq_epi32(_mm_load_si128((const __m128i *)(tags + 4)), wanted);
+        return ((uint32_t)_mm_movemask_ps(_mm_castsi128_ps(low))
+                | (uint32_t)_mm_movemask_ps(_mm_castsi128_ps(high)) << 4) & 0x7f;
+    #else
+        uint32_t hits = 0;
+        for (int k = 0; k < 7; k++)
+            hits |= (uint32_t)(tags[k] == tag) << k;
+        return hits;
+    #endif
+    }
+    #endif
     """
+    uint32_t tag_hits "vf_tag_hits"(const uint32_t *tags, uint32_t tag) noexcept nogil
     uint32_t ctz "vf_ctz"(uint32_t x) noexcept nogil
+
+
+cdef inline uint32_t bucket_hits(const ConnBucket *b, uint32_t hash) noexcept nogil:
+    """A bit for each way that has the tag, be it used or not."""
+    return tag_hits(b.tags, hash)
+
+
+cdef inline uint32_t conn_guess(ConnTable t, uint32_t hash) noexcept nogil:
+    """A reference that has the hash, its bucket being at hand: of another connection perhaps, or CONN_NONE, since it goes no further."""
+    cdef const ConnBucket *b = t.buckets + conn_bucket(t, hash)
+    cdef uint32_t hits = bucket_hits(b, hash)
+    return b.refs[ctz(hits)] if hits else CONN_NONE
 
 
 cdef inline const uint8_t *conn_client(const Conn *e) noexcept nogil:

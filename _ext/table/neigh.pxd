@@ -3,7 +3,7 @@
 An entry that goes is closed over by those behind it, so a look-up stops at the first free place.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from vxlanfast._ext.table.hash cimport hash_16
 
@@ -34,8 +34,10 @@ cdef class NeighTable:
 
 
 cdef inline void neigh_key4(NeighEntry *key, uint16_t net, const uint8_t *addr) noexcept nogil:
-    memset(key.addr, 0, 16)
-    memcpy(key.addr, addr, 4)
+    cdef uint64_t words[2]
+    words[0] = words[1] = 0
+    memcpy(words, addr, 4)
+    memcpy(key.addr, words, 16)  # at once: what is stored in pieces is slow to load whole
     key.net = net
     key.family = 4
 

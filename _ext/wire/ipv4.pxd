@@ -12,7 +12,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_TRUNCATED, DROP_IP_HEADER
-from vxlanfast._ext.wire.csum cimport csum_fold, csum_short
+from vxlanfast._ext.wire.csum cimport csum_fold, csum_short, csum_update
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, store_be16, store_be32
 
 cdef enum:
@@ -82,6 +82,13 @@ cdef inline uint16_t ipv4_frag(const uint8_t *p) noexcept nogil:
 cdef inline bint ipv4_csum_ok(const uint8_t *p) noexcept nogil:
     """A right header sums to all ones, its own field included (RFC 1071 §1)."""
     return csum_fold(csum_short(p, ipv4_hdr_len(p))) == 0xFFFF
+
+
+cdef inline void ipv4_age(uint8_t *p) noexcept nogil:
+    """One hop on: a TTL that is not 0 is one less, and the checksum says so. As one word: a byte stored is slow to load with another."""
+    cdef uint16_t old = load_be16(p + IPV4_OFF_TTL)
+    store_be16(p + IPV4_OFF_TTL, old - 0x100)
+    store_be16(p + IPV4_OFF_CSUM, csum_update(load_be16(p + IPV4_OFF_CSUM), old, old - 0x100))
 
 
 cdef inline void ipv4_write(uint8_t *p, uint8_t tos, uint16_t total_len, uint16_t ident, uint16_t frag,
