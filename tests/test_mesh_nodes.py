@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, UDPerror
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
@@ -204,15 +206,73 @@ def test_icmp_errors_find_their_client() -> None:
     good(back)
 
 
+def floating(world: World, **mesh: object) -> None:
+    """An address that moves from node to node is every node's, and all choose alike: `mh`, with one seed."""
+    for number in NODES:
+        spec = node(number, preserve=True, scheduler="mh")
+        moving = ServiceSpec(
+            name="moving", servers_in="ingress", scheduler="mh", server=spec.service[0].server,
+            virtual=tuple(
+                VirtualSpec(network="lan", address="198.51.100.50", protocol=protocol, port=port, target=80)
+                for protocol, port in (("tcp", 80), ("udp", 80))
+            ),
+        )  # fmt: skip
+        settings = MeshSpec(seed=7, **mesh)  # type: ignore[arg-type]
+        world.planes[number] = vf.Dataplane(replace(spec, service=(*spec.service, moving), mesh=settings))
+
+
+@pytest.mark.parametrize("layer", [TCP, UDP])
+def test_another_node_takes_over(layer: type[Packet]) -> None:
+    """A client of an address that moves goes on with its task through another node, in the middle of a connection, and
+    the task's answers follow to the node that it comes by now. With `sloppy`, TCP as well: no node has seen its
+    beginning but one."""
+    world = World(preserve=True)
+    floating(world, sloppy=True)
+    for sport in range(7000, 7012):
+        begin = TCP(sport=sport, dport=80, flags="S", seq=9) if layer is TCP else UDP(sport=sport, dport=80) / b"1"
+        [(at, port, first)] = world.from_client(3, IP(src=CLIENT, dst="198.51.100.50") / begin)
+        reply = TCP(sport=80, dport=sport, flags="SA", seq=1, ack=10) if layer is TCP else UDP(sport=80, dport=sport) / b"r"
+        [(where, _, _)] = world.send(at, port, answer(first, reply, 0))
+        assert where == 3
+        data = TCP(sport=sport, dport=80, flags="PA", seq=10, ack=2) if layer is TCP else UDP(sport=sport, dport=80)
+        [(again, _, frame)] = world.from_client(2, IP(src=CLIENT, dst="198.51.100.50") / data / b"data")
+        assert again == at and frame[IP].src == CLIENT
+        reply = TCP(sport=80, dport=sport, flags="A", seq=2, ack=14) if layer is TCP else UDP(sport=80, dport=sport) / b"r"
+        [(where, _, back)] = world.send(at, port, answer(frame, reply, 0))
+        assert where == 2 and (back[IP].src, back[IP].dst) == ("198.51.100.50", CLIENT)
+        good(back)
+
+
 def test_an_entry_node_disappears() -> None:
-    """With `mh` every node makes the same choice: a client that is routed to another node goes on with the same task,
-    which answers by that node from then on. Answers to a node that is gone are dropped, and counted."""
-    world = World(preserve=True, scheduler="mh")
+    """Answers to a node that is a member no more are dropped, and counted."""
+    world = World(preserve=True)
     [(at, port, first)] = world.from_client(3, IP(src=CLIENT, dst="198.51.100.3") / UDP(sport=6000, dport=53) / b"1")
     others = tuple(n for n in NODES if n != 3)
-    world.planes[at].apply(node(at, preserve=True, scheduler="mh", nodes=others))
+    world.planes[at].apply(node(at, preserve=True, nodes=others))
     assert world.send(at, port, answer(first, UDP(sport=53, dport=6000) / b"late", 0)) == []
     assert world.planes[at].stats().drops == {vf.Verdict.DROP_ENTRY_GONE: 1}
+
+
+def test_sources_are_preserved_while_a_server_drains() -> None:
+    """Who is with a task that gets no more goes on with it, both ways, by whatever node it came."""
+    world = World(preserve=True)
+    talks = []
+    for sport in range(9000, 9008):
+        syn = IP(src=CLIENT, dst="198.51.100.3") / TCP(sport=sport, dport=8080, flags="S", seq=1)
+        [(at, port, frame)] = world.from_client(3, syn)
+        world.send(at, port, answer(frame, TCP(sport=80, dport=sport, flags="SA", seq=1, ack=2), 0))
+        talks.append((sport, at, port, frame))
+    world.planes[3].set_server("web", "10.0.0.12", weight=0)
+    for sport, at, port, frame in talks:
+        data = IP(src=CLIENT, dst="198.51.100.3") / TCP(sport=sport, dport=8080, flags="PA", seq=2, ack=2) / b"on"
+        [(again, _, got)] = world.from_client(3, data)
+        assert again == at and got[IP].src == CLIENT
+        [(where, _, _)] = world.send(at, port, answer(frame, TCP(sport=80, dport=sport, flags="A", seq=2, ack=4), 0))
+        assert where == 3
+    assert {at for _, at, _, _ in talks} == {1, 2}
+    for sport in range(9100, 9104):
+        [(at, _, _)] = world.from_client(3, IP(src=CLIENT, dst="198.51.100.3") / TCP(sport=sport, dport=8080, flags="S"))
+        assert at == 1
 
 
 def test_east_west() -> None:
