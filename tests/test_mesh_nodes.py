@@ -231,13 +231,14 @@ def test_another_node_takes_over(layer: type[Packet]) -> None:
     for sport in range(7000, 7012):
         begin = TCP(sport=sport, dport=80, flags="S", seq=9) if layer is TCP else UDP(sport=sport, dport=80) / b"1"
         [(at, port, first)] = world.from_client(3, IP(src=CLIENT, dst="198.51.100.50") / begin)
-        reply = TCP(sport=80, dport=sport, flags="SA", seq=1, ack=10) if layer is TCP else UDP(sport=80, dport=sport) / b"r"
+        tcp = layer is TCP
+        reply = TCP(sport=80, dport=sport, flags="SA", seq=1, ack=10) if tcp else UDP(sport=80, dport=sport) / b"r"
         [(where, _, _)] = world.send(at, port, answer(first, reply, 0))
         assert where == 3
         data = TCP(sport=sport, dport=80, flags="PA", seq=10, ack=2) if layer is TCP else UDP(sport=sport, dport=80)
         [(again, _, frame)] = world.from_client(2, IP(src=CLIENT, dst="198.51.100.50") / data / b"data")
         assert again == at and frame[IP].src == CLIENT
-        reply = TCP(sport=80, dport=sport, flags="A", seq=2, ack=14) if layer is TCP else UDP(sport=80, dport=sport) / b"r"
+        reply = TCP(sport=80, dport=sport, flags="A", seq=2, ack=14) if tcp else UDP(sport=80, dport=sport) / b"r"
         [(where, _, back)] = world.send(at, port, answer(frame, reply, 0))
         assert where == 2 and (back[IP].src, back[IP].dst) == ("198.51.100.50", CLIENT)
         good(back)
@@ -271,7 +272,8 @@ def test_sources_are_preserved_while_a_server_drains() -> None:
         assert where == 3
     assert {at for _, at, _, _ in talks} == {1, 2}
     for sport in range(9100, 9104):
-        [(at, _, _)] = world.from_client(3, IP(src=CLIENT, dst="198.51.100.3") / TCP(sport=sport, dport=8080, flags="S"))
+        syn = IP(src=CLIENT, dst="198.51.100.3") / TCP(sport=sport, dport=8080, flags="S")
+        [(at, _, _)] = world.from_client(3, syn)
         assert at == 1
 
 
