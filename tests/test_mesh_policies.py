@@ -33,6 +33,7 @@ from tests.mesh import (
     S,
     Talk,
     client,
+    csum,
     establish,
     frame,
     key,
@@ -100,6 +101,26 @@ def test_reset_tells_both_ends_at_once() -> None:
     assert (told[SERVER].sport, told[SERVER].dport, told[SERVER].seq) == (talk.seen[1], talk.at[1], talk.seq)
     assert not list(director.plane.connections())
     assert director.mesh.told == 2
+
+
+def test_what_is_to_be_told_outlives_a_spec() -> None:
+    """Resets that no batch has carried yet, and fragments that wait for their last one, come along when a spec is
+    applied."""
+    director = Director(service(removal="reset"), service("other", port=81))
+    [talk] = talks(1)
+    establish(director, [talk], NOW)
+    more, end = (bytearray(frame(CLIENT, packet(client(1), VIP, 17, bytes(size)))) for size in (16, 8))
+    more[20:22], end[20:22] = b"\x20\x00", b"\x00\x02"
+    for piece in (more, end):
+        piece[24:26] = b"\0\0"
+        piece[24:26] = csum(bytes(piece[14:34])).to_bytes(2, "big")
+    assert made(director, CLIENT, [bytes(more)], NOW) == []
+    director.plane.remove_server("web", text(talk.at[0]))
+    director.apply(service(servers=(3,), removal="reset"), service("other", port=81))
+    director.apply(service(servers=(3,), removal="reset"))
+    assert resets(made(director, CLIENT, [udp(CLIENT, client(9), 1, VIP, 9)], NOW + S)).keys() == {CLIENT, SERVER}
+    batch = director.batch(CLIENT, [bytes(end)], NOW + S)
+    assert batch.rule[0] == Rule.RULE_REFUSED, "whole, and for nobody"
 
 
 def test_hold_waits_as_ipvs_does() -> None:

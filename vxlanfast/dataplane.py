@@ -402,6 +402,7 @@ class Dataplane:
         self._mesh.check(new.spec)
         came = new.adopt(self._now)
         gone = {n.routed_with for n in self.spec.network} - {n.routed_with for n in new.spec.network}
+        new.mesh.take_over(self._now.mesh)
         self._now = new
         self._mesh.reconcile(new.spec, new.mesh)
         self._mesh.forget_domains(sorted(gone), new.mesh)

@@ -662,6 +662,21 @@ cdef class Mesh(Track):
                     ended += 1
         return ended
 
+    def take_over(self, Mesh other not None):
+        """Go on where another node ends, whose tables these are: its time, what it has yet to tell, and, where networks have the
+        same numbers, the fragments that it holds. ``other`` is of no use from then on."""
+        cdef uint32_t i
+        free(self.resets)
+        self.resets, self.n_resets, self.cap_resets = other.resets, other.n_resets, other.cap_resets
+        other.resets = NULL
+        other.n_resets = other.cap_resets = 0
+        self.now_ns = other.now_ns
+        if self.nets.size == other.nets.size:
+            for i in range(self.nets.size):
+                if self.nets.nets[i].vni != other.nets.nets[i].vni:
+                    return
+            self.fragments = other.fragments
+
     def move_returns(self, uint32_t[::1] dests not None):
         """Destinations have other numbers from now on: by the old one the new one, 0xFFFFFFFF where there is none any more.
         O(connections) where some come from outside their domain."""
