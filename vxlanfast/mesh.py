@@ -25,8 +25,9 @@ from vxlanfast.service_spec import PROTOCOLS, Candidate, Flow, MeshSpec, Schedul
 _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP", 1: "ICMP", 58: "ICMPv6", 33: "DCCP", 136: "UDPL"}
 DOMAINS_MAX = 65534
 _STATES = {PROTOCOLS["tcp"]: TCP_NAMES, PROTOCOLS["sctp"]: SCTP_NAMES}
-#: Flags of connections, and what marks a template's protocol.
-_ANSWERED, _MASQ, _TEMPLATE, _RETURN = 8, 16, 64, 128
+_NAMES = {proto: (name, _STATES.get(proto, ())) for proto, name in _PROTOCOLS.items()}
+#: A flag of connections, and what marks a template's protocol.
+_RETURN = 128
 _TEMPLATE_PROTO = 0x80
 #: Where packets of either direction come from and go to, rewritten: keys of a connection's row.
 _FORTH = ("masq", "mport", "address", "port")
@@ -324,28 +325,21 @@ class MeshState:
         by); "affinity" (no connection: it holds a client to a server).
         """
         servers: dict[int, tuple[bytes, int]] = {}
-        for row in self.conns.rows():
-            if row["expires_ns"] <= now_ns:
+        for row in self.conns.in_words(now_ns, _NAMES):
+            if "number" not in row:
+                yield row
                 continue
-            proto, flags, state = row["proto"], row["flags"], row["state"]
-            kind = "masqueraded" if row["server"] is None else "service"
-            if flags & _TEMPLATE:
-                # Its own key is of no packet; whom it holds is at its server.
-                servers = servers or {number: (place[1], place[2]) for place, number in self.servers.items()}
-                if row["server"] not in servers:
-                    continue
-                row["address"], row["port"] = servers[row["server"]]
-                kind, proto, flags = "affinity", proto ^ _TEMPLATE_PROTO, 0
-            elif flags & _RETURN:
-                kind = "returned"
-            protocol = _PROTOCOLS.get(proto, str(proto))
-            name = _STATES[proto][state] if proto in _STATES else protocol
+            # Its own key is of no packet; whom it holds is at its server.
+            servers = servers or {number: (place[1], place[2]) for place, number in self.servers.items()}
+            if row["server"] not in servers:
+                continue
+            proto = row["proto"] ^ _TEMPLATE_PROTO
+            address, port = servers[row["server"]]
             yield {
-                "protocol": protocol, "kind": kind, "state": "NONE" if kind == "affinity" else name,
+                "protocol": _PROTOCOLS.get(proto, str(proto)), "kind": "affinity", "state": "NONE",
                 "left_s": (row["expires_ns"] - now_ns) // 1_000_000_000,
                 "client": str(ip_address(row["client"])), "cport": row["cport"],
                 "virtual": str(ip_address(row["virtual"])), "vport": row["vport"],
-                "server": str(ip_address(row["address"])), "port": row["port"],
-                "masquerade": str(ip_address(row["masq"])) if flags & _MASQ else None,
-                "mport": row["mport"], "answered": bool(flags & _ANSWERED),
+                "server": str(ip_address(address)), "port": port,
+                "masquerade": None, "mport": row["mport"], "answered": False,
             }  # fmt: skip

@@ -1,5 +1,6 @@
 """The connection table: opened, found, closed; the index that grows under it, and the lists of those that may go first."""
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int32_t, int64_t
 from libc.string cimport memcpy, memset
 
@@ -34,6 +35,8 @@ cdef enum:
     BUCKETS_AT_START = 64
     REFS_PER_BUCKET = 3     # on average: those that have yet to be split have up to twice as many, of seven
 
+cdef const char *HEX = "0123456789abcdef"
+
 ENTRY_LEN = sizeof(Conn)
 BUCKET_LEN = sizeof(ConnBucket)
 
@@ -51,6 +54,55 @@ cdef object conn_row(const Conn *e, uint32_t number):
         "state": e.state, "flags": e.flags, "server": None if e.server == CONN_NONE else e.server,
         "via": None if e.via == CONN_NONE else e.via, "expires_ns": e.expires_ns,
     }
+
+
+cdef str address_text(const uint8_t *addr, uint8_t family):
+    """An address as people write it, and Python's ``ipaddress`` (RFC 5952, without IPv4 addresses in it)."""
+    cdef char text[40]
+    cdef uint32_t k, n = 0, run, at = 8, longest = 1, word, shift
+    if family == 4:
+        for k in range(4):
+            if addr[k] >= 100:
+                text[n] = 48 + addr[k] // 100
+                n += 1
+            if addr[k] >= 10:
+                text[n] = 48 + addr[k] // 10 % 10
+                n += 1
+            text[n] = 48 + addr[k] % 10
+            text[n + 1] = 46
+            n += 2
+        return PyUnicode_FromStringAndSize(text, n - 1)
+    run = 0
+    for k in range(8):
+        run = 0 if load_be16(addr + 2 * k) else run + 1
+        if run > longest:
+            longest = run
+            at = k + 1 - run
+    k = 0
+    while k < 8:
+        if k == at:  # the longest run of zeros, the first of such
+            text[n] = 58
+            n += 1
+            k += longest
+            if k == 8:
+                text[n] = 58
+                n += 1
+            continue
+        if k:
+            text[n] = 58
+            n += 1
+        word = load_be16(addr + 2 * k)
+        shift = 12
+        while shift and word >> shift == 0:
+            shift -= 4
+        while True:
+            text[n] = HEX[word >> shift & 15]
+            n += 1
+            if shift == 0:
+                break
+            shift -= 4
+        k += 1
+    return PyUnicode_FromStringAndSize(text, n)
 
 
 cdef class ConnTable:
@@ -409,6 +461,31 @@ cdef class ConnTable:
             row = self.row(number)
             if row is not None:
                 yield row
+
+    def in_words(self, int64_t now_ns, dict names not None):
+        """Every connection that lives at ``now_ns``, as ``Dataplane.connections`` has it; of what holds a client to a server, which is no
+        connection, ``row`` has it. ``names``: of protocols, each with those of its states (none: as the protocol)."""
+        cdef uint32_t number
+        cdef const Conn *e
+        for number in range(self.high):
+            e = self.conns + number
+            if e.family == 0 or e.expires_ns <= now_ns:
+                continue
+            if e.flags & CONN_TEMPLATE:
+                yield self.row(number)
+                continue
+            protocol, states = names.get(e.proto) or (str(e.proto), ())
+            yield {
+                "protocol": protocol,
+                "kind": "returned" if e.flags & CONN_RETURN else "masqueraded" if e.server == CONN_NONE else "service",
+                "state": states[e.state] if states else protocol,
+                "left_s": (e.expires_ns - now_ns) // 1000000000,
+                "client": address_text(conn_client(e), e.family), "cport": load_be16(<const uint8_t *>&e.ports[0]),
+                "virtual": address_text(conn_virtual(e), e.family), "vport": load_be16(<const uint8_t *>&e.ports[0] + 2),
+                "server": address_text(conn_server(e), e.family), "port": load_be16(<const uint8_t *>&e.ports[1]),
+                "masquerade": address_text(conn_masq(e), e.family) if e.flags & CONN_MASQ else None,
+                "mport": load_be16(<const uint8_t *>&e.ports[1] + 2), "answered": (e.flags & CONN_ANSWERED) != 0,
+            }
 
     def check(self):
         """Whether index, entries, lists and timers agree. For tests: O(everything)."""

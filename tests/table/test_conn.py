@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -75,6 +76,33 @@ def test_row() -> None:
     assert table.row(number + 1) is None
     with pytest.raises(ValueError, match="connection 3"):
         table.remove(3)
+
+
+def test_in_words() -> None:
+    """Addresses as Python writes them, whatever they are; what is over is not there."""
+    rng = random.Random(5)
+    table = ConnTable(4000)
+    odd = [b"\0" * 16, b"\0" * 15 + b"\1", bytes(10) + b"\xff\xff\xc0\0\2\1", bytes(12) + b"\xc0\0\2\1"]
+    odd += [bytes.fromhex("20010db8000000000001000000000001"), bytes.fromhex("20010db8000000010000000000000000")]
+    for n in range(1500):
+        forward, reverse = pair(rng, n % 2 == 0)
+        if n % 2 == 0:  # runs of zeros
+            forward = (*forward[:2], bytes(rng.choice((0, 0, 1, 255)) for _ in range(16)), *forward[3:])
+            reverse = (*reverse[:2], odd[n // 2 % len(odd)], *reverse[3:])
+        if table.lookup(*forward) is None and table.lookup(*reverse) is None:
+            table.add(forward, (reverse[0], forward[1], *reverse[2:]), now_ns=S, timeout_ns=(1 + n % 3) * S)
+    names: dict[int, tuple[str, tuple[str, ...]]] = {6: ("TCP", ("NONE",)), 17: ("UDP", ())}
+    rows = [row for row in table.rows() if row["expires_ns"] > 2 * S]
+    assert 900 < len(rows) < 1100
+    for row, words in zip(rows, table.in_words(2 * S, names), strict=True):
+        name = names.get(row["proto"], (str(row["proto"]), ()))[0]
+        assert words == {
+            "protocol": name, "kind": "masqueraded", "state": "NONE" if row["proto"] == 6 else name,
+            "left_s": (row["expires_ns"] - 2 * S) // S, "client": str(ip_address(row["client"])),
+            "cport": row["cport"], "virtual": str(ip_address(row["virtual"])), "vport": row["vport"],
+            "server": str(ip_address(row["address"])), "port": row["port"], "masquerade": None,
+            "mport": row["mport"], "answered": False,
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("bad", [0, 1 << 29])
