@@ -136,6 +136,15 @@ class Scene:
             endpoint=tuple(EndpointSpec(port="eth0", mac=at, ip=(ip,)) for ip, at in others.items()),
         )  # fmt: skip
 
+    def bridge(self, node: int) -> NetworkSpec:
+        """docker_gwbridge, whose host calls published ports itself."""
+        leg = self.gateway(node)
+        return NetworkSpec(
+            name="docker_gwbridge", lan=True, subnet=("172.18.0.0/16",), gateway=(leg.address,), gateway_mac=leg.mac,
+            router_mac=leg.mac, learn=False, flood="off", hops=0,
+            endpoint=(EndpointSpec(port="docker_gwbridge", mac=leg.bridge_mac, ip=("172.18.0.1",)),),
+        )  # fmt: skip
+
     def addresses(self, network: str) -> dict[str, str]:
         """The addresses of tasks in a network, by the first digits of their containers' ids."""
         text = "".join(self.dump(n, "containers.txt") for n in NODES)
@@ -177,8 +186,13 @@ class Scene:
         )
         rank = {address: at for at, address in enumerate(order)}
         services = tuple(
-            replace(s, server=tuple(sorted(s.server, key=lambda one: -rank.get(one.address, 0)))) for s in spec.service
-        )
+            replace(
+                s, server=tuple(sorted(s.server, key=lambda one: -rank.get(one.address, 0))),
+                publish=(*s.publish, *(replace(p, network="docker_gwbridge") for p in s.publish)),
+            )
+            for s in spec.service
+        )  # fmt: skip
+        networks += (self.bridge(node),)
         return replace(spec, network=networks, service=services, mesh=replace(spec.mesh, seed=node))
 
 

@@ -157,6 +157,7 @@ NetworkSpec
     internal: bool = False
     preserve_source: bool = False
     guard: bool = False
+    hops: int | None = None
     learn: bool = True
     flood: str = 'head-end'
     proxy: bool = False
@@ -338,7 +339,6 @@ ServiceSpec
     masquerade: tuple[str, ...] = ()
     removal: str = 'drain'
     reset_idle: bool = False
-    hops: int = 0
     persistent_s: int = 0
     persistent4: int = 32
     persistent6: int = 128

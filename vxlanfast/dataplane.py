@@ -174,8 +174,9 @@ class _Compiled:
         net = self.net_of(network)
         out = next((self.net_of(one) for one in self.spec.network if one.name == network.outside), None)
         self.nets.set_reach(
-            net, out_net=out, internal=network.internal, returns=network.preserve_source, guard=network.guard
-        )
+            net, out_net=out, internal=network.internal, returns=network.preserve_source, guard=network.guard,
+            hops=network.hops or 0,
+        )  # fmt: skip
         if not network.own and not network.preserve_source:
             return
         dest = self.dests.add_router(net)

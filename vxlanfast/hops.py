@@ -104,7 +104,10 @@ class _Between:
         gateway: GatewayLeg | None,
     ) -> None:
         spec = plane.spec
-        self.lans = {name for network in spec.network if network.lan for name in network.ports}
+        self.lans = {
+            name: "gateway" if gateway and gateway.address in (*network.gateway, *network.own) else "client"
+            for network in spec.network if network.lan for name in network.ports
+        }  # fmt: skip
         self.virtual = {parse_ip(v.address) for service in spec.service for v in service.virtual}
         self.swarm = spec.mesh.profile == "swarm"
         self.entry = entry if self.swarm else None
@@ -137,7 +140,7 @@ class _Between:
         if port == UNDERLAY:
             return [Hop("underlay", frame), Hop("overlay", frame[inner_at(frame) :])]
         if port in self.lans:
-            return [Hop("client", frame)]
+            return [Hop(self.lans[port], frame)]
         if self.reverse and self.redirected(frame):
             return [Hop("socket", frame), Hop("task", rewritten(frame, sport=self.redirected(frame)))]
         return [Hop("task", frame)]
@@ -147,7 +150,7 @@ class _Between:
         if out == UNDERLAY:
             return [Hop("overlay", last[inner_at(last) :]), Hop("underlay", last)]
         if out in self.lans:
-            return [Hop("client", last)]
+            return [Hop(self.lans[out], last)]
         if not self.reverse and self.redirected(last):
             return [Hop("task", rewritten(last, dport=self.redirected(last))), Hop("socket", last)]
         return [Hop("task", last)]
@@ -163,6 +166,8 @@ class _Between:
         leg, entry = self.gateway, self.entry
         if leg is None or entry is None or not _is_whole(frame) or _is4(frame) != (len(parse_ip(leg.address)) == 4):
             return []
+        if entry["virtual"] == leg.address:
+            return []  # the client is behind docker_gwbridge itself
         here, bridge = parse_mac(leg.mac), parse_mac(leg.bridge_mac)
         if not self.reverse:
             return [Hop("gateway", rewritten(frame, macs=here + bridge, dst=leg.address, routers=1))]

@@ -333,7 +333,7 @@ def _keys(service: ServiceSpec, marks: Mapping[str, int]) -> Iterator[_Key]:
 def _check(service: ServiceSpec) -> None:
     """What ipvsadm has no word for."""
     usual = ServiceSpec(name="")
-    for key in ("masquerade", "publish", "removal", "reset_idle", "hops", "tcp_s", "fin_s", "udp_s"):
+    for key in ("masquerade", "publish", "removal", "reset_idle", "tcp_s", "fin_s", "udp_s"):
         if getattr(service, key) != getattr(usual, key):
             raise SpecError(f"{key}: ipvsadm has no word for it")
     if not service.virtual:

@@ -157,7 +157,7 @@ class MeshState:
             masq = next((parse_ip(text) for text in service.masquerade if family_of(text) == family), None)
             self.services.set_policy(
                 number, out_domain=self.domain(by_name[service.home].routed_with), masq=masq, hairpin=masq is None,
-                removal=service.removal, reset=service.reset_idle, hops=service.hops,
+                removal=service.removal, reset=service.reset_idle,
                 tcp_s=service.tcp_s, fin_s=service.fin_s, udp_s=service.udp_s, persist_s=service.persistent_s,
                 persist_len=service.persistent4 if family == 4 else service.persistent6,
             )  # fmt: skip

@@ -142,8 +142,9 @@ class NetworkSpec:
     of for each node and network; virtual addresses have its MAC then, else the gateway's. ``outside``: the network (a
     lan) that what is in none of the domain's subnets is masqueraded into, "" for none. ``internal``: nothing leaves
     the domain or enters it. ``preserve_source``: what comes by a tunnel from outside the domain is answered to the
-    VTEP that it came by, so that tasks may see their clients' own addresses. ``guard``: its ports are open to
-    services, and to nothing else.
+    VTEP that it came by, so that tasks may see their clients' own addresses. ``guard``: those behind its ports answer
+    on ports of services, and begin nothing. ``hops``: routers between it and services of other networks that are not
+    there, and seen in the TTL alone (None: none; by profile "swarm" one of a lan).
     """
 
     name: str
@@ -159,6 +160,7 @@ class NetworkSpec:
     internal: bool = False
     preserve_source: bool = False
     guard: bool = False
+    hops: int | None = None
     learn: bool = True
     flood: str = "head-end"
     proxy: bool = False
@@ -189,6 +191,7 @@ class NetworkSpec:
             raise rule_error("flood", self.flood, " or ".join(FLOODS))
         if self.unknown_neighbours not in UNKNOWN_NEIGHBOURS:
             raise rule_error("unknown_neighbours", self.unknown_neighbours, " or ".join(UNKNOWN_NEIGHBOURS))
+        among("hops", self.hops or 0, 0, 254)
         among("bum_rate", self.bum_rate, 0, 1_000_000_000)
         among("learned_limit", self.learned_limit, 0, 1 << 24)
         for text in self.subnet:
@@ -410,7 +413,8 @@ class NodeSpec:
                 raise rule_error("preserve_source", True, rule)
             if any(publish.mode == "ingress" for publish in service.publish):
                 guarded.add(home.name)
-        networks = tuple(replace(n, guard=True) if n.name in guarded else n for n in self.network)
+        filled = (replace(n, guard=n.guard or n.name in guarded) for n in self.network)
+        networks = tuple(replace(n, hops=SWARM_HOPS) if n.lan and n.hops is None else n for n in filled)
         object.__setattr__(self, "network", networks)
 
     @property
@@ -423,10 +427,8 @@ class NodeSpec:
         by_name = {network.name: network for network in self.network}
         swarm = self.mesh.profile == "swarm"
         if swarm and service.home:
-            service = replace(
-                service, masquerade=service.masquerade or _one_of_each_family(by_name[service.home].own),
-                hops=service.hops or SWARM_HOPS,
-            )  # fmt: skip
+            masquerade = service.masquerade or _one_of_each_family(by_name[service.home].own)
+            service = replace(service, masquerade=masquerade)
         virtual = {"ingress": list(service.virtual), "host": []}
         for publish in service.publish:
             network = by_name[publish.network]
@@ -459,8 +461,7 @@ class NodeSpec:
             if servers:
                 name = f"{service.name} (host)"
                 yield replace(
-                    service, name=name, virtual=tuple(virtual["host"]), publish=(), server=servers, masquerade=(),
-                    hops=0,
+                    service, name=name, virtual=tuple(virtual["host"]), publish=(), server=servers, masquerade=()
                 )
 
     @property

@@ -161,7 +161,7 @@ class ServiceSpec:
     goes: "drain" (they go on; of UDP, the next datagram goes to another), "reset" (both ends are told), "hold" (they
     wait for it, as in IPVS) or "reschedule" (the client's next packet begins anew).
     ``reset_idle``: both ends are told when an open connection has been silent too long, instead of being left to find
-    out. ``hops``: routers on its way that are seen in the TTL alone. ``tcp_s`` (open), ``fin_s`` (being closed),
+    out. ``tcp_s`` (open), ``fin_s`` (being closed),
     ``udp_s``: seconds after which a silent connection goes, 0 for the node's. ``servers_in``: the network that servers
     are reached from, where it is not that of the clients.
     """
@@ -173,7 +173,6 @@ class ServiceSpec:
     masquerade: tuple[str, ...] = ()
     removal: str = "drain"
     reset_idle: bool = False
-    hops: int = 0
     persistent_s: int = 0
     persistent4: int = 32
     persistent6: int = 128
@@ -190,7 +189,6 @@ class ServiceSpec:
             raise rule_error("scheduler", self.scheduler, ", ".join(SCHEDULERS))
         if self.removal not in REMOVALS:
             raise rule_error("removal", self.removal, ", ".join(REMOVALS))
-        among("hops", self.hops, 0, 254)
         sizes = [len(address("masquerade", text)) for text in self.masquerade]
         if len(set(sizes)) < len(sizes):
             raise rule_error("masquerade", list(self.masquerade), "one address of a family")

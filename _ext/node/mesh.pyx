@@ -75,7 +75,7 @@ cdef inline bint known_common(Mesh m, Columns *c, const Seen *s, Conn *e) noexce
             or not dest_is_ours(m.dests.dests + c.dest[i]):
         return False
     d = m.services.servers + e.server
-    if d.removed or d.service == SERVICE_NONE or (m.services.services + d.service).hops or not goes_on(m, e, reverse, ip + IPV4_HDR_LEN, s.length - IPV4_HDR_LEN, s.flags):
+    if d.removed or d.service == SERVICE_NONE or m.hops(e) or not goes_on(m, e, reverse, ip + IPV4_HDR_LEN, s.length - IPV4_HDR_LEN, s.flags):
         return False
     d.packets[reverse] += 1
     d.octets[reverse] += s.length
@@ -142,12 +142,10 @@ cdef class Mesh(Track):
     # --- rows -------------------------------------------------------------------------------------------
 
     cdef uint8_t hops(self, const Conn *e) noexcept nogil:
-        """Routers between its client and the network of its servers that nobody sees, but in the TTL."""
-        cdef uint32_t service
-        if e.server == SERVER_NONE or e.domain[0] == e.domain[1]:
+        """Routers between its client and the network of its servers that are seen in the TTL alone."""
+        if e.server == SERVER_NONE or e.domain[0] == e.domain[1] or self.ways[e.domain[0]] == NET_NONE:
             return 0
-        service = self.services.servers[e.server].service
-        return 0 if service == SERVICE_NONE else self.services.services[service].hops
+        return self.nets.nets[self.ways[e.domain[0]]].hops
 
     cdef void rewrite(self, Columns *c, const Seen *s, uint32_t ref) noexcept nogil:
         """The row is the packet as the other side knows it, and goes on in that side's network."""

@@ -36,6 +36,7 @@ cdef struct Net:
     uint8_t gateway6[16]
     uint16_t out_net        # network that the rest of the world is in
     uint16_t domain         # of networks that are routed between: a number that lives as long as they do
+    uint8_t hops            # routers between it and services of other domains, which are seen in the TTL alone
     uint32_t routes_at      # where the subnets of the network it routes for begin
     uint32_t n_routes
     int64_t icmp_next_ns    # state of the rate limit of ICMP errors

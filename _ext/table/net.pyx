@@ -101,12 +101,15 @@ cdef class NetTable:
                 self.nets[net].flags |= NET_GATEWAY6
                 memcpy(self.nets[net].gateway6, <char *>packed, 16)
 
-    def set_reach(self, uint32_t net, *, out_net=None, bint internal=False, bint returns=False, bint guard=False):
+    def set_reach(self, uint32_t net, *, out_net=None, bint internal=False, bint returns=False, bint guard=False,
+                  uint8_t hops=0):
         """How far a network's stations reach: ``out_net``, the network that what is in none of the domain's is masqueraded into;
         ``internal``: nothing leaves or enters. ``returns``: flows from outside the domain are answered to the VTEP they came
-        by. ``guard``: ports are open to services alone."""
+        by. ``guard``: ports are open to services alone. ``hops``: routers on the way to services elsewhere that are not there, but
+        in the TTL."""
         if net >= self.size or (out_net is not None and not 0 <= out_net < self.size):
             raise ValueError(f"networks {net} and {out_net}: there are {self.size}")
+        self.nets[net].hops = hops
         self.nets[net].out_net = 0 if out_net is None else out_net
         self.nets[net].flags |= ((NET_OUTBOUND if out_net is not None else 0) | (NET_INTERNAL if internal else 0)
                                  | (NET_RETURN if returns else 0) | (NET_GUARD if guard else 0))

@@ -94,7 +94,6 @@ cdef struct Service:
     # How its packets are rewritten, and how long it remembers; set by `set_policy`.
     uint16_t out_domain     # where its servers are
     uint8_t removal         # what becomes of connections to a server that is removed: REMOVAL_…
-    uint8_t hops            # routers that its packets pass unseen: taken off the TTL
     uint8_t flags           # SERVICE_MASQ …
     uint8_t masq[16]        # the address that servers see as the client's
     uint32_t timeout_s[3]   # of an open TCP connection, of one that is being closed, of UDP; 0: the usual

@@ -65,7 +65,6 @@ class ServiceTable:
         hairpin: bool = False,
         reset: bool = False,
         removal: str = "drain",
-        hops: int = 0,
         tcp_s: int = 0,
         fin_s: int = 0,
         udp_s: int = 0,

@@ -383,11 +383,10 @@ cdef class ServiceTable:
         self.plugins[service] = choose
 
     def set_policy(self, uint32_t service, *, out_domain=None, masq=None, bint hairpin=False, bint reset=False, str removal="drain",
-                   uint8_t hops=0, tcp_s=0, fin_s=0, udp_s=0, persist_s=0, persist_len=None):
+                   tcp_s=0, fin_s=0, udp_s=0, persist_s=0, persist_len=None):
         """How its packets are rewritten: ``out_domain``, where its servers are (None: where its clients are); ``masq``, the
         address that servers see (None: the client's); ``hairpin``: a server that is its own client sees the service's.
-        ``removal``: what becomes of connections to a server that goes: drain, hold, reset or reschedule. ``hops``: routers on the way
-        that are not to be seen, but in the TTL. How long it remembers, in seconds, 0 for the usual: ``tcp_s`` open, ``fin_s`` closing, ``udp_s``; ``reset``: tell both
+        ``removal``: what becomes of connections to a server that goes: drain, hold, reset or reschedule. How long it remembers, in seconds, 0 for the usual: ``tcp_s`` open, ``fin_s`` closing, ``udp_s``; ``reset``: tell both
         ends when an open connection has been silent too long. ``persist_s``: clients of one prefix (``persist_len`` bits)
         stay with their server so long, counted from the last new connection."""
         cdef Service *s
@@ -406,7 +405,6 @@ cdef class ServiceTable:
         if removal not in REMOVALS:
             raise ValueError(f"removal {removal!r}: {', '.join(REMOVALS)}")
         s.removal = REMOVALS.index(removal)
-        s.hops = hops
         s.out_domain = s.net if out_domain is None else out_domain
         s.flags = (SERVICE_MASQ if masq is not None else 0) | (SERVICE_HAIRPIN if hairpin else 0) | (SERVICE_RESET if reset else 0)
         memset(s.masq, 0, 16)
