@@ -405,6 +405,8 @@ class NodeSpec:
             if not home.own:
                 rule = f"network {home.name}: service {service.name} is masqueraded by it: this node's load balancer"
                 raise rule_error("own", "", rule)
+            if not home.gateway:
+                raise rule_error("gateway", "", f"network {home.name}: service {service.name} is routed into it")
             if service.masquerade and not {*map(parse_ip, service.masquerade)} <= {*map(parse_ip, home.own)}:
                 rule = f"service {service.name}: an address of network {home.name} that is this node's own"
                 raise rule_error("masquerade", list(service.masquerade), rule)
