@@ -142,6 +142,15 @@ def test_ping(dst: str, size: int) -> None:
     checked(reply)
 
 
+@pytest.mark.parametrize("size", [0, 1, 56])
+def test_ping_of_zeros(size: int) -> None:
+    """A reply in which everything but the checksum is zero: the checksum is the other zero."""
+    ping = Ether(src=A, dst=GW) / IP(src="10.0.1.10", dst="10.0.1.1") / ICMP(id=0, seq=0) / bytes(size)
+    _, reply = one(plane(), "a", ping)
+    assert reply[ICMP].chksum == 0xFFFF
+    checked(reply)
+
+
 @pytest.mark.parametrize("dst", ["fd00:1::1", "fd00:2::1"])
 def test_ping6(dst: str) -> None:
     ping = Ether(src=A, dst=GW) / IPv6(src="fd00:1::a", dst=dst) / ICMPv6EchoRequest(id=5, seq=9, data=b"odd")

@@ -23,7 +23,7 @@ from vxlanfast._ext.verdict cimport (
     DROP_OVER_MTU, DROP_TTL, RULE_BALANCED, RULE_RELATED, RULE_ECHO, RULE_NO_NEIGHBOUR, RULE_NO_ROUTE, RULE_REFUSED, RULE_ROUTED, RULE_TOO_BIG, RULE_TTL,
     VERDICT_COUNT,
 )
-from vxlanfast._ext.wire.csum cimport csum_update
+from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_update
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_be64, store_be16
 from vxlanfast._ext.wire.eth cimport (
     ETH_HDR_LEN, ETH_OFF_DST, ETH_OFF_SRC, ETH_OFF_TYPE, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_skip_tags, eth_write,
@@ -133,6 +133,8 @@ cdef class Route:
             old = load_be16(l4)
             l4[0] = ICMP_ECHO_REPLY if p.family == 4 else ICMP6_ECHO_REPLY
             store_be16(l4 + ICMP_OFF_CSUM, csum_update(load_be16(l4 + ICMP_OFF_CSUM), old, load_be16(l4)))
+            if p.family == 4 and load_be16(l4 + ICMP_OFF_CSUM) == 0 and csum_finish(csum(l4, p.n - p.l4)) == 0xFFFF:
+                store_be16(l4 + ICMP_OFF_CSUM, 0xFFFF)  # a sum of nothing but zeros, which an update takes for the other zero
             c.dest[i] = c.origin[i]
             c.rule[i] = RULE_ECHO
             self.answered += 1
