@@ -286,6 +286,19 @@ def test_host_mode_reaches_tasks_of_this_node_alone() -> None:
     assert resets(made(director, CLIENT, [tcp(CLIENT, client(1), 1, node, 8080, SYN)], NOW)).keys() == {CLIENT}
 
 
+def test_no_packet_waits_for_a_table_of_maglevs() -> None:
+    """Buckets are shared out when servers change, not by the packet that comes next."""
+    director = Director(service(scheduler="mh", servers=range(2, 250)))
+    table = director.mesh.services
+    assert table.settle() == 0
+    director.plane.set_server("web", text(server(9)), weight=3)
+    director.plane.remove_server("web", text(server(10)))
+    director.plane.add_server("web", ServerSpec(address=text(server(10))))
+    director.apply(service(scheduler="mh", servers=range(2, 100)))
+    assert table.settle() == 0
+    establish(director, talks(5), NOW)
+
+
 def test_a_scheduler_in_python() -> None:
     """It is asked once a connection, for servers that take one; what it does wrong refuses the connection."""
     asked: list[Flow] = []

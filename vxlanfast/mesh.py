@@ -162,6 +162,7 @@ class MeshState:
                 persist_len=service.persistent4 if family == 4 else service.persistent6,
             )  # fmt: skip
             self._servers(number, [s for s in service.server if family_of(s.address) == family], mesh, now_ns)
+        self.services.settle()
 
     def _matches(self, service: ServiceSpec, family: int, networks: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         for virtual in service.virtual:
@@ -229,6 +230,7 @@ class MeshState:
     def set_server(self, service: str, address: str, port: int, **change: int) -> None:
         """As ``ipvsadm -e``."""
         self.services.set_server(self.server_number(service, address, port), **change)
+        self.services.settle()
 
     def set_cursor(self, service: str, address: str, port: int) -> None:
         """rr: that server was the last."""
@@ -247,12 +249,15 @@ class MeshState:
             )
         except OverflowError as error:
             raise TableFullError(str(error)) from None
+        self.services.settle()
 
     def remove_server(self, service: str, address: str, port: int, mesh: Mesh, now_ns: int) -> int:
         """As ``ipvsadm -d``: how many connections went with it."""
         found = self.server_number(service, address, port)
         del self.servers[self.service_number(service, address), parse_ip(address), port]
-        return mesh.remove_server(found, now_ns)
+        ended = mesh.remove_server(found, now_ns)
+        self.services.settle()
+        return ended
 
     # --- to see it --------------------------------------------------------------------------------------
 

@@ -415,6 +415,18 @@ cdef class ServiceTable:
         s.persist_s = persist_s
         s.persist_len = bits if persist_len is None else persist_len
 
+    def settle(self):
+        """Buckets are shared out anew where servers have changed: now, instead of when the next packet asks for one. How many
+        services that were."""
+        cdef uint32_t number, count = 0
+        cdef Service *s
+        for number in range(self.capacity):
+            s = self.services + number
+            if s.family and s.stale and s.buckets != NULL:
+                self.deal(s)
+                count += 1
+        return count
+
     def set_cursor(self, uint32_t service, uint32_t server):
         """rr goes on behind that server, as if it had been chosen last. ValueError: there is none, or it is another service's."""
         self.check_service(service)
