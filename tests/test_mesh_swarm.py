@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, TCPerror, UDPerror
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
@@ -293,6 +295,24 @@ def test_ports_of_the_node_itself() -> None:
     to = IP(src="172.18.0.1", dst="172.18.0.2") / TCP(sport=7, dport=8080, flags="S")
     [(_, _, frame)] = nodes.send(3, "host", Ether(src=mac_text("172.18.0.1"), dst=mac_text("172.18.0.2")) / to)
     assert (frame[IP].src, frame[IP].ttl, frame[TCP].dport) == ("10.0.0.103", 63, 80)
+
+
+@given(st.data())
+def test_hops_of_anything(data: st.DataObject) -> None:
+    """Whatever comes, by whichever port: hops, from what came to what left, and no exception."""
+    spec = vf.parse_spec(data.draw(st.sampled_from([ENTRY, HOME, ENTRY.replace("swarm", "fixed")])))
+    plane = vf.Dataplane(spec)
+    inner = bytearray.fromhex(data.draw(st.sampled_from([*QUESTION.values(), *ANSWER.values()])))
+    for _ in range(data.draw(st.integers(0, 4))):
+        inner[data.draw(st.integers(0, len(inner) - 1))] = data.draw(st.integers(0, 255))
+    outer_ = Ether(dst="02:00:0a:01:01:11") / IP(src="10.1.1.13", dst=spec.vtep[0]) / UDP(sport=50000, dport=4789)
+    packed = bytes(outer_ / bytes.fromhex(UNDERLAY[2]) / bytes(inner))
+    for frame in (bytes(inner), packed, data.draw(st.binary(max_size=80))):
+        cut = frame[: data.draw(st.integers(1, max(1, len(frame))))] if data.draw(st.booleans()) else frame
+        for port in spec.ports:
+            for way in vf.hops_of(plane, port, cut or b"x", gateway=LEG):
+                assert way.hops[0].frame == (cut or b"x") and way.frame == way.hops[-1].frame
+                assert (way.port is None) == (way.verdict != vf.Verdict.PASS)
 
 
 # --- the spec -------------------------------------------------------------------------------------------

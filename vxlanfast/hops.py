@@ -74,7 +74,8 @@ def hops_of(
     for tests.
 
     ``gateway``: without one there is no hop of that name, and of ICMP errors and fragments there is none. Where a plane
-    of profile "fixed" translates there are none between.
+    of profile "fixed" translates there are none between. Of what comes behind outer tags or extension headers there is
+    no overlay.
     """
     batch = plane.process(PacketBatch.from_frames([frame], ts_ns=now_ns, port_in=plane.number_of(port)))
     leaving = set(batch.passed())
@@ -82,7 +83,8 @@ def hops_of(
     for i in range(len(batch)):
         out = plane.port_names[batch.port_out[i]] if i in leaving else None
         number, rule = batch.conn[i], Rule(batch.rule[i])
-        entry = None if number == _NONE or out is None else plane.connection(number >> 1)
+        of_one = number != _NONE and out is not None and rule in (Rule.RULE_BALANCED, Rule.RULE_RETURNED)
+        entry = plane.connection(number >> 1) if of_one else None
         between = _Between(plane, entry, bool(number & 1), rule, gateway)
         hops = between.hops(port, frame, out, frame if out is None else bytes(batch.frame(i)))
         verdict = Verdict(batch.verdict[i])
@@ -122,7 +124,7 @@ class _Between:
             return came
         went = self.departure(out, last)
         first, then = came[-1].frame, went[0].frame
-        if self.entry is None:
+        if self.entry is None or came[-1].name == UNDERLAY:
             ends = {_addresses(first)[1], _addresses(then)[0]}
             if self.swarm and self.rule in (Rule.RULE_ECHO, Rule.RULE_RELATED) and ends & self.virtual:
                 return [*came, Hop("balancer", first), Hop("balancer", then), *went]
@@ -138,7 +140,8 @@ class _Between:
     def arrival(self, port: str, frame: bytes) -> list[Hop]:
         """As it came, up to where the node's balancer gets it."""
         if port == UNDERLAY:
-            return [Hop("underlay", frame), Hop("overlay", frame[inner_at(frame) :])]
+            at = inner_at(frame)
+            return [Hop("underlay", frame), *([Hop("overlay", frame[at:])] if at else [])]
         if port in self.lans:
             return [Hop(self.lans[port], frame)]
         if self.reverse and self.redirected(frame):
@@ -148,7 +151,7 @@ class _Between:
     def departure(self, out: str, last: bytes) -> list[Hop]:
         """From where the node's balancer has made of it what it is on the overlay, or for the client."""
         if out == UNDERLAY:
-            return [Hop("overlay", last[inner_at(last) :]), Hop("underlay", last)]
+            return [Hop("overlay", last[inner_at(last) or 0 :]), Hop("underlay", last)]
         if out in self.lans:
             return [Hop(self.lans[out], last)]
         if not self.reverse and self.redirected(last):
@@ -193,9 +196,13 @@ def _addresses(frame: bytes) -> tuple[bytes, bytes]:
     return frame[at : at + size], frame[at + size : at + 2 * size]
 
 
-def inner_at(frame: bytes) -> int:
-    """Where a frame in VXLAN begins; the outer one is untagged, without extension headers."""
-    return _ETH + (40 if frame[12:14] == _IP6 else (frame[_ETH] & 15) * 4) + _UDP_VXLAN
+def inner_at(frame: bytes) -> int | None:
+    """Where a frame in VXLAN begins, be the UDP port any; None: in none, or behind tags or extension headers."""
+    if len(frame) < _ETH + 20 or frame[12:14] not in (_IP4, _IP6):
+        return None
+    four = frame[12:14] == _IP4
+    at = _ETH + ((frame[_ETH] & 15) * 4 if four else 40) + _UDP_VXLAN
+    return at if frame[_ETH + 9 if four else _ETH + 6] == 17 and len(frame) >= at + _ETH else None
 
 
 def _patched(frame: bytearray, at: int, old: bytes, new: bytes) -> None:
