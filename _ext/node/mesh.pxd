@@ -31,7 +31,6 @@ cdef class Mesh(Track):
     cdef Verdict unknown(self, Columns *c, Seen *s) noexcept nogil
     cdef Verdict related(self, Columns *c, Seen *s) noexcept nogil
     cdef Verdict refuse(self, Columns *c, Seen *s) noexcept nogil
-    cdef uint8_t hops(self, const Conn *e) noexcept nogil
     cdef void rewrite(self, Columns *c, const Seen *s, uint32_t ref) noexcept nogil
     cdef bint begins_anew(self, const Conn *e, const Seen *s, const uint8_t *l4) noexcept nogil
     cdef Verdict came_by(self, Columns *c, const Seen *s, Conn *e) noexcept nogil

@@ -63,6 +63,13 @@ cdef inline bint same_address(const uint8_t *a, const uint8_t *b, uint32_t n) no
     return memcmp(a, b, n) == 0
 
 
+cdef inline uint8_t hops_of(Mesh m, const Conn *e) noexcept nogil:
+    """Routers between its client and the network of its servers that are seen in the TTL alone."""
+    if e.domain[0] == e.domain[1] or e.server == SERVER_NONE or m.ways[e.domain[0]] == NET_NONE:
+        return 0
+    return m.nets.nets[m.ways[e.domain[0]]].hops
+
+
 cdef inline bint known_common(Mesh m, Columns *c, const Seen *s, Conn *e) noexcept nogil:
     """All of ``known`` for the common packet of an open connection, on its way from a gateway to a server or back; False, and
     nothing has changed: ``known`` has to say."""
@@ -75,7 +82,8 @@ cdef inline bint known_common(Mesh m, Columns *c, const Seen *s, Conn *e) noexce
             or not dest_is_ours(m.dests.dests + c.dest[i]):
         return False
     d = m.services.servers + e.server
-    if d.removed or d.service == SERVICE_NONE or m.hops(e) or not goes_on(m, e, reverse, ip + IPV4_HDR_LEN, s.length - IPV4_HDR_LEN, s.flags):
+    if d.removed or d.service == SERVICE_NONE or hops_of(m, e) or not goes_on(
+            m, e, reverse, ip + IPV4_HDR_LEN, s.length - IPV4_HDR_LEN, s.flags):
         return False
     d.packets[reverse] += 1
     d.octets[reverse] += s.length
@@ -141,12 +149,6 @@ cdef class Mesh(Track):
 
     # --- rows -------------------------------------------------------------------------------------------
 
-    cdef uint8_t hops(self, const Conn *e) noexcept nogil:
-        """Routers between its client and the network of its servers that are seen in the TTL alone."""
-        if e.server == SERVER_NONE or e.domain[0] == e.domain[1] or self.ways[e.domain[0]] == NET_NONE:
-            return 0
-        return self.nets.nets[self.ways[e.domain[0]]].hops
-
     cdef void rewrite(self, Columns *c, const Seen *s, uint32_t ref) noexcept nogil:
         """The row is the packet as the other side knows it, and goes on in that side's network."""
         cdef uint8_t *ip = c.arena + c.off[s.row] + s.l3
@@ -161,7 +163,7 @@ cdef class Mesh(Track):
         nat_apply(ip, s.family, l4, s.n - s.l4, s.proto, &t, True)
         if summed:
             sctp_set_csum(l4, s.n - s.l4)
-        nat_pass(ip, s.family, self.hops(e))
+        nat_pass(ip, s.family, hops_of(self, e))
         c.conn[s.row] = ref
 
     cdef bint begins_anew(self, const Conn *e, const Seen *s, const uint8_t *l4) noexcept nogil:
@@ -206,7 +208,7 @@ cdef class Mesh(Track):
             server_carries(self.services, e.server, reverse, s.length, self.exact)
         self.advance(e, number, reverse, s, ip + s.l4)
         ttl = ip_ttl(ip, s.family)
-        if routed and not reverse and ttl <= 1 + self.hops(e):
+        if routed and not reverse and ttl <= 1 + hops_of(self, e):
             # From the address that the client knows, before anything is rewritten; by way of the routers before.
             net = self.nets.nets + c.net[i]
             nat_pass(ip, s.family, ttl)
@@ -507,7 +509,7 @@ cdef class Mesh(Track):
         if e.server != SERVER_NONE:
             server_carries(self.services, e.server, reverse, s.length, self.exact)
         error_rewrite(ip, s, e, reverse, self.exact)
-        nat_pass(ip, s.family, self.hops(e))
+        nat_pass(ip, s.family, hops_of(self, e))
         c.conn[i] = CONN_NONE
         c.rule[i] = RULE_RELATED
         self.leave(c, i, e.domain[not reverse], e.domain[reverse])
