@@ -297,6 +297,35 @@ def test_ports_of_the_node_itself() -> None:
     assert (frame[IP].src, frame[IP].ttl, frame[TCP].dport) == ("10.0.0.103", 63, 80)
 
 
+def test_an_address_of_the_ingress_network() -> None:
+    """A service's virtual address there (C4) answers a task's ping, and is no way round its guard."""
+    nodes = Nodes()
+    to_balancer = Ether(src=mac_text("10.0.0.11"), dst=mac_text("10.0.0.101"))
+    packet = IP(src="10.0.0.11", dst="10.0.0.50")
+    [(_, port, reply)] = nodes.send(1, "ingress1", to_balancer / packet / ICMP(id=3))
+    assert port == "ingress1" and (reply[ICMP].type, reply[IP].src) == (0, "10.0.0.50")
+    assert nodes.send(1, "ingress1", to_balancer / packet / TCP(dport=8080, flags="S")) == []
+    assert nodes.drops() == {vf.Verdict.DROP_PORT_CLOSED: 1}
+
+
+def test_a_task_goes() -> None:
+    """A spec without the task: what its ports were is no service any more; open connections go as IPVS's do."""
+    nodes = Nodes()
+    [(at, port, frame)] = nodes.call(1, IP(src=CLIENT, dst="198.51.100.1") / UDP(sport=5, dport=53) / b"x")
+    plane = nodes.planes[at]
+    assert {row["name"] for row in plane.services()} == {"web", f"web at 10.0.0.1{at}", "east", "inside"}
+    assert not plane.verify()
+    spec = swarm_node(at)
+    web, *rest = spec.service
+    left = tuple(server for server in web.server if server.address != f"10.0.0.1{at}")
+    plane.apply(replace(spec, service=(replace(web, server=left), *rest)))
+    assert {row["name"] for row in plane.services()} == {"web", "east", "inside"} and not plane.verify()
+    [(elsewhere, _, _)] = nodes.call(1, IP(src=CLIENT, dst="198.51.100.1") / UDP(sport=6, dport=53) / b"x")
+    assert elsewhere in (1, 2) and (at != 1 or elsewhere == 2)
+    late = UDP(sport=53, dport=5) / b"late"
+    assert nodes.send(at, port, answer(frame, late, 0)) == [] and vf.Verdict.DROP_PORT_CLOSED in nodes.drops()
+
+
 @given(st.data())
 def test_hops_of_anything(data: st.DataObject) -> None:
     """Whatever comes, by whichever port: hops, from what came to what left, and no exception."""
