@@ -72,17 +72,21 @@ def with_port(frame: bytes, *, sport: int | None = None, dport: int | None = Non
 
 @dataclass(frozen=True)
 class Tunnelled:
-    """A VXLAN packet as far as it is not its sender's to choose: not the source port, nor what follows from it."""
+    """A VXLAN packet as far as it is not its sender's to choose: not the MACs, the identification, the source port, nor
+    what follows from these."""
 
     src: str
     dst: str
+    outer: tuple[int, int, int, int, bool]  # type of service, DF, TTL, port; whether there is a checksum of UDP
     header: bytes
     inner: bytes
 
     @staticmethod
     def of(frame: bytes) -> Tunnelled:
         at = inner_at(frame)
-        return Tunnelled(dotted(frame[26:30]), dotted(frame[30:34]), frame[at - 8 : at], frame[at:])
+        assert at == 50
+        outer = frame[15], frame[20] & 0x40, frame[22], int.from_bytes(frame[36:38]), frame[40:42] != b"\0\0"
+        return Tunnelled(dotted(frame[26:30]), dotted(frame[30:34]), outer, frame[at - 8 : at], frame[at:])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 What the client and the tasks sent is all that goes in. What came out of each node, and what stood on each of its
 interfaces, is held against the captures byte for byte: addresses, ports, TTL, checksums, payload, MACs. Of VXLAN
-packets the outer source port and what follows from it are left out.
+packets the outer MACs, identification and source port, and what follows from them, are left out.
 
     client ── eth0 ── docker_gwbridge ── ingress namespace ── bridge, vxlan0 ── eth0 ═══ eth0 ── bridge ── task
               client   gateway            balancer             overlay          underlay                    task
