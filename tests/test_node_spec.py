@@ -199,11 +199,3 @@ def test_the_readmes_node() -> None:
     assert [(one.address, one.port, one.weight) for one in spec.service[0].server] == [
         ("10.0.9.3", 8080, 2), ("10.0.9.4", 0, 1)
     ]  # fmt: skip
-
-
-def test_the_readme_s_node() -> None:
-    """What the README shows is a node that can be made."""
-    text = (ROOT / "README.md").read_text().partition("```toml\n")[2].partition("```")[0]
-    spec = vf.parse_spec(text)
-    assert [one.name for one in spec.expanded] == ["shop"] and len(spec.expanded[0].virtual) == 2
-    vf.Dataplane(spec)
