@@ -63,8 +63,8 @@ def flow_of(n: int) -> Talk:
 
 def flood(probe: ModuleType, director: Director, syns: int, answered: int = 0) -> tuple[int, int, int]:
     """Spoofed SYNs, a million a second, among which one in a hundred packets is of an honest client, whose server
-    answers a batch later, and who goes on a batch later still; of the spoofed ones, every ``answered``th batch is
-    answered.
+    answers a batch later, who goes on a batch later still, and is done in the next; of the spoofed ones, every
+    ``answered``th batch is answered.
 
     Returns how many honest connections were begun, how many were opened, and the most memory the table has touched.
     """
@@ -72,6 +72,7 @@ def flood(probe: ModuleType, director: Director, syns: int, answered: int = 0) -
     template = PacketBatch.from_frames([syn] * ROWS, port_in=director.ports[CLIENT])
     per_batch = ROWS // 100
     waiting: list[list[Talk]] = [[], []]  # for the server, for the client's last segment
+    over: list[Talk] = []
     begun = opened = most = 0
     for number in range(syns // ROWS):
         now = 10 * S + number * ROWS * 1000
@@ -86,7 +87,8 @@ def flood(probe: ModuleType, director: Director, syns: int, answered: int = 0) -
                 src, sport, dst, dport = key(raw)
                 back.append(tcp(SERVER, dst, dport, src, sport, SYN | ACK, 7, 8))
             director.batch(SERVER, back, now)
-        done = waiting.pop()
+        director.send(CLIENT, [t.up(RST | ACK) for t in over], now)
+        over = done = waiting.pop()
         for talk, raw in zip(done, director.send(CLIENT, [t.up(ACK) for t in done], now), strict=True):
             opened += raw is not None and key(raw)[2:] == talk.at
         answers = director.send(SERVER, [t.down(SYN | ACK) for t in waiting[0]], now)
