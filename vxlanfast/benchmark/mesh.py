@@ -287,8 +287,8 @@ def life_figures(rounds: int, size: str, count: int) -> Iterator[Figure]:
 
 
 def growth_figures(rounds: int, size: str, count: int) -> Iterator[Figure]:
-    """A table that grows from ten thousand on, in steps of a batch: each connection, and the longest step of those in which
-    the machine did nothing else (the kernel counts when it puts us aside)."""
+    """A table that grows from ten thousand on, in steps of a batch: each connection, and the longest step of those in
+    which the kernel did not put the process aside."""
     probe: Any = memory.load_probe()
     whole, longest = [], []
     each, aside = 0.0, 0
