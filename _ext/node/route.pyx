@@ -14,17 +14,18 @@ from vxlanfast._ext.node.nat cimport NatTuple, nat_apply, nat_original
 from vxlanfast._ext.table.conn cimport CONN_NONE, ConnTable
 from vxlanfast._ext.table.dest cimport DEST_PEER, DEST_PLACES, Dest, DestTable, dest_is_ours
 from vxlanfast._ext.table.fdb cimport FDB_NONE, FDB_WAYS, FdbTable, fdb_key
+from vxlanfast._ext.table.hash cimport hash_u64
 from vxlanfast._ext.table.neigh cimport (
     NEIGH_GATEWAY, NEIGH_NONE, NeighEntry, NeighTable, neigh_find, neigh_key4, neigh_key6,
 )
-from vxlanfast._ext.table.net cimport NET_INTERNAL, NET_NONE, Net, NetTable, Route as Way, route_find
+from vxlanfast._ext.table.net cimport NET_INTERNAL, Net, NetTable, Route as Way, route_find
 from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_GATEWAY_REFUSED, DROP_GATEWAY_REMOTE, DROP_INTERNAL, DROP_INNER_HEADER, DROP_INNER_TAG, DROP_MARTIAN, DROP_NO_NEIGHBOUR, DROP_NO_ROUTE,
     DROP_OVER_MTU, DROP_TTL, RULE_BALANCED, RULE_RELATED, RULE_ECHO, RULE_NO_NEIGHBOUR, RULE_NO_ROUTE, RULE_REFUSED, RULE_ROUTED, RULE_TOO_BIG, RULE_TTL,
     VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_update
-from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_be64, store_be16
+from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_be64, load_host64, store_be16
 from vxlanfast._ext.wire.eth cimport (
     ETH_HDR_LEN, ETH_OFF_DST, ETH_OFF_SRC, ETH_OFF_TYPE, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_skip_tags, eth_write,
 )
@@ -63,6 +64,38 @@ cdef struct Packet:
     uint8_t proto
 
 
+cdef enum HopKind:
+    HOP_SEND = 0
+    HOP_OWN = 1             # the gateway's own address
+    HOP_OWN_VIA = 2         # the way there is by the gateway's own address
+    HOP_INTERNAL = 3
+    HOP_NO_ROUTE = 4
+    HOP_NO_NEIGHBOUR = 5
+
+cdef enum:
+    HOPS = 512              # destinations that are remembered while a batch is routed
+
+
+# Where packets of a network to an address go: the same for all of them in a batch, as no table changes meanwhile.
+cdef struct Hop:
+    NeighEntry key          # network, family, address
+    uint64_t batch          # that this was found for
+    const uint8_t *mac      # the neighbour's
+    uint32_t dest
+    uint32_t mtu
+    uint16_t target         # the network it leaves by
+    uint8_t kind
+
+
+cdef inline uint32_t hop_place(const NeighEntry *key) noexcept nogil:
+    return <uint32_t>(hash_u64(load_host64(key.addr) ^ load_host64(key.addr + 8), key.net)) & (HOPS - 1)
+
+
+cdef inline bint is_same(const NeighEntry *a, const NeighEntry *b) noexcept nogil:
+    return (load_host64(a.addr) == load_host64(b.addr) and load_host64(a.addr + 8) == load_host64(b.addr + 8)
+            and a.net == b.net and a.family == b.family)
+
+
 cdef class Route:
     """Rows whose destination is a gateway."""
     cdef NetTable nets
@@ -73,6 +106,8 @@ cdef class Route:
     cdef readonly uint64_t answered     # pings
     cdef readonly uint64_t errors       # rows that became ICMP errors
     cdef uint64_t counts[VERDICT_COUNT]
+    cdef uint64_t batches
+    cdef Hop hops[HOPS]
 
     def __cinit__(self, NetTable nets not None, DestTable dests not None, FdbTable fdb not None, NeighTable neigh not None,
                   ConnTable conns=None):
@@ -149,15 +184,50 @@ cdef class Route:
                                  DROP_GATEWAY_REFUSED)
         return DROP_GATEWAY_REFUSED
 
+    cdef void seek(self, Hop *h) noexcept nogil:
+        """Where packets to ``h.key`` go: everything else of ``h``."""
+        cdef const Net *net = self.nets.nets + h.key.net
+        cdef NeighEntry key = h.key
+        cdef const Way *way
+        cdef NeighEntry *e
+        cdef uint32_t at = neigh_find(self.neigh, &key), slot
+        if at != NEIGH_NONE and self.neigh.entries[at].flags & NEIGH_GATEWAY:
+            h.kind = HOP_OWN
+            return
+        way = route_find(self.nets, net, key.family, key.addr)
+        if way == NULL:
+            h.kind = HOP_INTERNAL if net.flags & NET_INTERNAL else HOP_NO_ROUTE
+            return
+        key.net = h.target = way.net
+        if way.has_via:
+            memcpy(key.addr, way.via, 16)
+        at = neigh_find(self.neigh, &key)
+        h.kind = HOP_NO_NEIGHBOUR
+        if at == NEIGH_NONE:
+            return
+        e = self.neigh.entries + at
+        if e.flags & NEIGH_GATEWAY:
+            h.kind = HOP_OWN_VIA
+            return
+        slot = self.fdb.slot_of(fdb_key(h.target, load_be64(e.mac) >> 16))
+        if slot == FDB_NONE:
+            return
+        h.dest = self.fdb.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS]
+        if self.dests.dests[h.dest].kind == DEST_PLACES:
+            h.dest = self.dests.members[self.dests.dests[h.dest].members_at]
+        if dest_is_ours(self.dests.dests + h.dest):
+            return  # an entry that says a neighbour has the gateway's MAC: nobody to send it to
+        h.mac = e.mac
+        h.mtu = self.dests.dests[h.dest].mtu
+        h.kind = HOP_SEND
+
     cdef Verdict route(self, Columns *c, uint32_t i) noexcept nogil:
-        cdef Net *net = self.nets.nets + c.net[i]
         cdef Packet p
         cdef NeighEntry key
-        cdef uint16_t ethertype = 0, target = NET_NONE
-        cdef uint32_t at, slot, mtu, dest = 0, fragment = 0
-        cdef const Way *way
+        cdef uint16_t ethertype = 0
+        cdef uint32_t fragment = 0
         cdef const uint8_t *to
-        cdef const NeighEntry *e = NULL
+        cdef Hop *h
         p.frame = c.arena + c.off[i]
         if eth_skip_tags(p.frame, c.len[i], ETH_OFF_TYPE, &ethertype, &p.l3) != PASS:
             return DROP_INNER_HEADER
@@ -194,57 +264,43 @@ cdef class Route:
             return DROP_INNER_HEADER
         if p.n > p.length:
             p.n = p.length
-        at = neigh_find(self.neigh, &key)
-        if at != NEIGH_NONE and self.neigh.entries[at].flags & NEIGH_GATEWAY:
+        h = self.hops + hop_place(&key)
+        if h.batch != self.batches or not is_same(&h.key, &key):
+            h.batch = self.batches
+            h.key = key
+            self.seek(h)
+        if h.kind == HOP_OWN:
             return self.own(c, i, &p)
         if p.family == 6 and (load_be16(to) & 0xFFC0 == 0xFE80 or load_be16(p.ip + IPV6_OFF_SRC) & 0xFFC0 == 0xFE80):
             return DROP_MARTIAN  # of a link, and stays there (RFC 4291 §2.5.6)
-        way = route_find(self.nets, net, p.family, key.addr)
-        if way == NULL and net.flags & NET_INTERNAL:
+        if h.kind == HOP_INTERNAL:
             return DROP_INTERNAL
-        if way != NULL:
-            key.net = target = way.net
-            if way.has_via:
-                memcpy(key.addr, way.via, 16)
-            at = neigh_find(self.neigh, &key)
-            if at != NEIGH_NONE:
-                e = self.neigh.entries + at
-                if e.flags & NEIGH_GATEWAY:
-                    return self.own(c, i, &p)
+        if h.kind == HOP_OWN_VIA:
+            return self.own(c, i, &p)
         if p.ip[IPV4_OFF_TTL if p.family == 4 else IPV6_OFF_HOPS] <= 1:
             return self.complain(c, i, &p, ICMP_TIME_EXCEEDED, 0, ICMP6_TIME_EXCEEDED, 0, RULE_TTL, DROP_TTL)
-        if target == NET_NONE:
+        if h.kind == HOP_NO_ROUTE:
             return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_NET, ICMP6_DEST_UNREACH, UNREACH6_NO_ROUTE,
                                  RULE_NO_ROUTE, DROP_NO_ROUTE)
-        slot = FDB_NONE
-        if e != NULL:
-            slot = self.fdb.slot_of(fdb_key(target, load_be64(e.mac) >> 16))
-            if slot != FDB_NONE:
-                dest = self.fdb.buckets[slot // FDB_WAYS].dests[slot % FDB_WAYS]
-                if self.dests.dests[dest].kind == DEST_PLACES:
-                    dest = self.dests.members[self.dests.dests[dest].members_at]
-                if dest_is_ours(self.dests.dests + dest):
-                    slot = FDB_NONE  # an entry that says a neighbour has the gateway's MAC: nobody to send it to
-        if slot == FDB_NONE:
+        if h.kind == HOP_NO_NEIGHBOUR:
             return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_HOST, ICMP6_DEST_UNREACH, UNREACH6_ADDRESS,
                                  RULE_NO_NEIGHBOUR, DROP_NO_NEIGHBOUR)
-        mtu = self.dests.dests[dest].mtu
-        if mtu and p.length > mtu and c.cut[i] == 0 and (p.family == 6 or ipv4_frag(p.ip) & IPV4_DF):
+        if h.mtu and p.length > h.mtu and c.cut[i] == 0 and (p.family == 6 or ipv4_frag(p.ip) & IPV4_DF):
             # Fit would say it as well, to whom the frame is from by then: this router.
             return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_FRAG_NEEDED, ICMP6_PACKET_TOO_BIG, 0, RULE_TOO_BIG,
-                                 DROP_OVER_MTU, mtu)
+                                 DROP_OVER_MTU, h.mtu)
         if p.l3 != ETH_HDR_LEN:
             return DROP_INNER_TAG  # a tag means something in its own network alone
         if p.family == 4:
             ipv4_age(p.ip)
         else:
             p.ip[IPV6_OFF_HOPS] -= 1
-        eth_write(p.frame, e.mac, self.nets.nets[target].router_mac, ethertype)
+        eth_write(p.frame, h.mac, self.nets.nets[h.target].router_mac, ethertype)
         c.len[i] = ETH_HDR_LEN + p.n
         c.wire_len[i] = ETH_HDR_LEN + p.length  # what stood behind the packet was its last link's padding
-        c.net[i] = target
-        c.vni[i] = self.nets.nets[target].vni
-        c.dest[i] = dest
+        c.net[i] = h.target
+        c.vni[i] = self.nets.nets[h.target].vni
+        c.dest[i] = h.dest
         if c.rule[i] < RULE_ROUTED:
             c.rule[i] = RULE_ROUTED  # else it has been said why
         return PASS
@@ -253,6 +309,7 @@ cdef class Route:
         cdef uint32_t k, i
         cdef Dest *origin
         cdef Verdict v
+        self.batches += 1
         for k in range(row_count(c)):
             i = row_at(c, k)
             if c.verdict[i] != PASS or not dest_is_ours(self.dests.dests + c.dest[i]):
