@@ -1,10 +1,14 @@
 # Every target starts from a bare machine with python3, gcc and make: .ci/venv.sh brings the rest.
-# ARGS goes to pytest (make test ARGS="-k decap"), PYTHON names the interpreter .venv is made of.
+# ARGS goes to pytest (make test ARGS="-k decap"), JOBS is how many processes run it, PYTHON names the interpreter .venv
+# is made of.
 
 VENV_FILES := pyproject.toml setup.py .ci/venv.sh
 PY := .venv/bin/python
 ARGS ?=
+JOBS ?= $(shell nproc)
 SECONDS ?= 60
+# The suite on every processor: whoever is done takes tests of others. JOBS=0 runs it in one process (for --pdb).
+PYTEST := -m pytest -n $(JOBS) --dist worksteal
 export VXLANFAST_BUILD := release
 export PYTHON ?= python3
 
@@ -16,19 +20,19 @@ demo: .venv/with-all       ## set up, build, and show what vxlanfast does
 	$(PY) -m vxlanfast.cli.demo
 
 test: build                ## set up, build, and run the suite
-	$(PY) -m pytest $(ARGS)
+	$(PY) $(PYTEST) $(ARGS)
 
 build: .venv/with-test     ## build the core in place, only what changed
 	@.ci/build.sh
 
 check: .venv/with-test     ## the suite with bounds checks and asserts on
-	.ci/profile.sh check python -m pytest $(ARGS)
+	.ci/profile.sh check python $(PYTEST) $(ARGS)
 
 asan: .venv/with-test      ## the suite under AddressSanitizer and UndefinedBehaviorSanitizer
-	.ci/profile.sh asan python -m pytest --capture=sys -p no:faulthandler $(ARGS)  # a report gets past pytest
+	.ci/profile.sh asan python $(PYTEST) --capture=sys -p no:faulthandler $(ARGS)  # a report gets past pytest
 
 coverage: .venv/with-test  ## the suite with line tracing: 95 % of each layer, or it fails
-	.ci/profile.sh trace .ci/coverage.sh $(ARGS)
+	.ci/profile.sh trace .ci/coverage.sh -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: .venv/with-test      ## ruff, and no complaint from the Cython compiler
 	.ci/lint.sh

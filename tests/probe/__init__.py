@@ -5,6 +5,7 @@
 it from there.
 """
 
+import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -42,8 +43,11 @@ def build(source: Path) -> ModuleType:
         digest.update(path.read_bytes())
     target = ROOT / "build" / "probe" / f"{PROFILE}-{digest.hexdigest()[:16]}"
     library = target / (source.stem + SUFFIX)
-    if not library.exists() or (_is_traced(source) and not source.with_suffix(".c").exists()):  # its lines are needed
-        _compile_apart(source, library)
+    target.mkdir(parents=True, exist_ok=True)
+    with (target / f"{source.stem}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes run the suite: one compiles, the others wait for it
+        if not library.exists() or (_is_traced(source) and not source.with_suffix(".c").exists()):  # lines are needed
+            _compile_apart(source, library)
     loader = ExtensionFileLoader(source.stem, str(library))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(source.stem, loader))
     loader.exec_module(module)
@@ -61,7 +65,6 @@ def _compile_apart(source: Path, library: Path) -> None:
         key: value for key, value in os.environ.items() if not key.startswith(("LD_PRELOAD", "COVERAGE", "COV_"))
     }
     environ["PYTHONPATH"] = os.pathsep.join([str(core().parents[1]), *filter(None, sys.path)])
-    library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as room:
         done = subprocess.run(
             [sys.executable, __file__, str(source), room],
