@@ -28,6 +28,7 @@ SLOW_BUILD = os.environ.get("VXLANFAST_BUILD", "release") in ("asan", "trace", "
 ASAN = os.environ.get("VXLANFAST_BUILD") == "asan"
 #: Thirty times slower than release: a run for the lines it passes, not for the number of inputs.
 TRACE = os.environ.get("VXLANFAST_BUILD") == "trace"
+many_inputs = pytest.mark.skipif(TRACE, reason="many inputs, no other lines: the other builds run them")
 
 VERBS_ENV = {
     **os.environ,

@@ -8,13 +8,13 @@ import struct
 import pytest
 
 import vxlanfast as vf
-from tests.support import TRACE
+from tests.support import many_inputs
 from vxlanfast import PacketBatch
 from vxlanfast import Verdict as V
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(TRACE, reason="many inputs, no other lines: the other builds run them"),
+    many_inputs,
 ]
 BROADCAST = b"\xff" * 6
 VNIS = (0, 0xFFFFFF)

@@ -29,10 +29,10 @@ from tests.support import (
     PYTHON,
     ROOT,
     SLOW_BUILD,
-    TRACE,
     VERBS_ENV,
     Pcapng,
     assert_adds_up,
+    many_inputs,
     ours_read,
     pcap,
 )
@@ -145,7 +145,7 @@ def test_captures_of_our_own(act: str) -> None:
         assert stats is not None, path
 
 
-@pytest.mark.skipif(TRACE, reason="many inputs, no other lines: the other builds run them")
+@many_inputs
 def test_memory_over_all_malformed_files() -> None:
     used = measured("all", *map(str, captures_of("malformed")))
     assert used["files"] > 100
@@ -175,7 +175,7 @@ def mutations(data: bytes, seed: int) -> Iterator[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(TRACE, reason="many inputs, no other lines: the other builds run them")
+@many_inputs
 @pytest.mark.parametrize("act", ["plain", "everything", "strict", "interface", "fragment"])
 def test_mutations(act: str) -> None:
     for path in captures_of("vxlan"):
@@ -490,7 +490,7 @@ def work(act: str, paths: list[str]) -> dict[str, Any]:
     return {"grown_mb": (peak_kb() - before) / 1024, "packets": sorted(packets, key=str), "files": len(paths)}
 
 
-@pytest.mark.skipif(TRACE, reason="many inputs, no other lines: the other builds run them")
+@many_inputs
 @pytest.mark.parametrize("name", [*CLAIMS, *MASSES])
 def test_bombs(name: str) -> None:
     bomb = (CLAIMS | MASSES)[name]
@@ -504,7 +504,7 @@ def test_bombs(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(TRACE, reason="many inputs, no other lines: the other builds run them")
+@many_inputs
 @pytest.mark.parametrize("name", MASSES)
 def test_memory_of_masses(name: str, tmp_path: Path) -> None:
     bomb = MASSES[name]

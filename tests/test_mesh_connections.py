@@ -61,7 +61,7 @@ from tests.mesh import (
     text,
     udp,
 )
-from tests.support import SLOW_BUILD
+from tests.support import SLOW_BUILD, many_inputs
 from vxlanfast import Verdict as V
 from vxlanfast._ext.table.wheel import TICK_NS
 from vxlanfast.service_spec import ServerSpec
@@ -348,6 +348,7 @@ def answers(director: Director, some: dict[tuple[bytes, int], bytes], now_ns: in
     return wrong
 
 
+@many_inputs
 def test_every_port_is_given_once() -> None:
     """64,512 connections of a masqueraded server, no two alike, and no more while all are in use: what frees one gives
     one."""
@@ -390,6 +391,7 @@ def test_every_port_is_given_once() -> None:
     assert director.conns.check() is None
 
 
+@many_inputs
 def test_ports_of_one_client() -> None:
     """Two services with one server, whose clients it sees: a client's port is another one's where both have it, and a
     port that comes back is given again."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support import TRACE
+from tests.support import TRACE, many_inputs
 from vxlanfast._ext.table.fdb import FdbTable
 
 S = 1_000_000_000
@@ -186,7 +186,7 @@ def test_full_to_the_last_entry() -> None:
     assert len(table) == 0 and table.rows() == []
 
 
-@pytest.mark.skipif(TRACE, reason="many inputs, no other lines: the other builds run them")
+@many_inputs
 def test_spoofed_addresses() -> None:
     """A million of them: as many as the cap says stay, and authoritative entries still go in, over learned ones too."""
     table = FdbTable(10_000, dests=3)
