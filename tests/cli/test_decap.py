@@ -22,6 +22,7 @@ from tests.make_fixtures import (
 )
 from tests.support import (
     FIXTURES,
+    TRACE,
     Packet,
     Pcapng,
     assert_one_line,
@@ -33,6 +34,8 @@ from tests.support import (
 )
 
 ETHERNET = FIXTURES / "outer-ethernet.pcap"
+#: Of all packets in a file for several threads; a traced run is for the lines that it passes.
+REPEATS = 20 if TRACE else 100
 LINKS = {"ethernet": 1, "raw": 101, "sll": 113, "sll2": 276, "null": 0, "loop": 108}
 
 
@@ -290,7 +293,7 @@ def busy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("busy")
     with (folder / "busy.pcap").open("wb") as file:
         one = pcap(packets)
-        file.write(one[:24] + one[24:] * 100)
+        file.write(one[:24] + one[24:] * REPEATS)
     ng = Pcapng()
     ng.interface(1, tsresol=9)
     start = len(ng.data)
@@ -301,7 +304,7 @@ def busy(tmp_path_factory):
             wire_len=packet.wire_len,
             options=[(1, b"note")] if packet.ts_ns % 3 else [],
         )
-    (folder / "busy.pcapng").write_bytes(ng.data[:start] + ng.data[start:] * 100)
+    (folder / "busy.pcapng").write_bytes(ng.data[:start] + ng.data[start:] * REPEATS)
     return folder
 
 
