@@ -8,7 +8,8 @@ ARGS ?=
 JOBS ?= $(shell nproc)
 SECONDS ?= 60
 # The suite on every processor: whoever is done takes tests of others. JOBS=0 runs it in one process (for --pdb).
-PYTEST := -m pytest -n $(JOBS) --dist worksteal
+SPREAD := -n $(JOBS) --dist worksteal
+PYTEST := -m pytest $(SPREAD)
 export VXLANFAST_BUILD := release
 export PYTHON ?= python3
 
@@ -32,7 +33,7 @@ asan: .venv/with-test      ## the suite under AddressSanitizer and UndefinedBeha
 	.ci/profile.sh asan python $(PYTEST) --capture=sys -p no:faulthandler $(ARGS)  # a report gets past pytest
 
 coverage: .venv/with-test  ## the suite with line tracing: 95 % of each layer, or it fails
-	.ci/profile.sh trace .ci/coverage.sh -n $(JOBS) --dist worksteal $(ARGS)
+	.ci/profile.sh trace .ci/coverage.sh $(SPREAD) $(ARGS)
 
 lint: .venv/with-test      ## ruff, and no complaint from the Cython compiler
 	.ci/lint.sh

@@ -12,10 +12,7 @@ from tests.support import many_inputs
 from vxlanfast import PacketBatch
 from vxlanfast import Verdict as V
 
-pytestmark = [
-    pytest.mark.slow,
-    many_inputs,
-]
+pytestmark = [pytest.mark.slow, many_inputs]
 BROADCAST = b"\xff" * 6
 VNIS = (0, 0xFFFFFF)
 PEERS = ("192.0.2.2", "192.0.2.3")

@@ -14,9 +14,8 @@ from vxlanfast._ext.node.nat cimport NatTuple, nat_apply, nat_original
 from vxlanfast._ext.table.conn cimport CONN_NONE, ConnTable
 from vxlanfast._ext.table.dest cimport DEST_PEER, DEST_PLACES, Dest, DestTable, dest_is_ours
 from vxlanfast._ext.table.fdb cimport FDB_NONE, FDB_WAYS, FdbTable, fdb_key
-from vxlanfast._ext.table.hash cimport hash_u64
 from vxlanfast._ext.table.neigh cimport (
-    NEIGH_GATEWAY, NEIGH_NONE, NeighEntry, NeighTable, neigh_find, neigh_key4, neigh_key6,
+    NEIGH_GATEWAY, NEIGH_NONE, NeighEntry, NeighTable, neigh_find, neigh_is, neigh_key4, neigh_key6, neigh_place,
 )
 from vxlanfast._ext.table.net cimport NET_INTERNAL, Net, NetTable, Route as Way, route_find
 from vxlanfast._ext.verdict cimport (
@@ -25,7 +24,7 @@ from vxlanfast._ext.verdict cimport (
     VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_update
-from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_be64, load_host64, store_be16
+from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_be64, store_be16
 from vxlanfast._ext.wire.eth cimport (
     ETH_HDR_LEN, ETH_OFF_DST, ETH_OFF_SRC, ETH_OFF_TYPE, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_skip_tags, eth_write,
 )
@@ -73,7 +72,7 @@ cdef enum HopKind:
     HOP_NO_NEIGHBOUR = 5
 
 cdef enum:
-    HOPS = 512              # destinations that are remembered while a batch is routed
+    HOPS = 512              # destinations that are remembered while a batch is routed; a power of two
 
 
 # Where packets of a network to an address go: the same for all of them in a batch, as no table changes meanwhile.
@@ -87,15 +86,6 @@ cdef struct Hop:
     uint8_t kind
 
 
-cdef inline uint32_t hop_place(const NeighEntry *key) noexcept nogil:
-    return <uint32_t>(hash_u64(load_host64(key.addr) ^ load_host64(key.addr + 8), key.net)) & (HOPS - 1)
-
-
-cdef inline bint is_same(const NeighEntry *a, const NeighEntry *b) noexcept nogil:
-    return (load_host64(a.addr) == load_host64(b.addr) and load_host64(a.addr + 8) == load_host64(b.addr + 8)
-            and a.net == b.net and a.family == b.family)
-
-
 cdef class Route:
     """Rows whose destination is a gateway."""
     cdef NetTable nets
@@ -106,8 +96,8 @@ cdef class Route:
     cdef readonly uint64_t answered     # pings
     cdef readonly uint64_t errors       # rows that became ICMP errors
     cdef uint64_t counts[VERDICT_COUNT]
-    cdef uint64_t batches
-    cdef Hop hops[HOPS]
+    cdef uint64_t batches           # processed, the present one counted
+    cdef Hop hops[HOPS]             # by the place of the address in a table of neighbours, one to a place
 
     def __cinit__(self, NetTable nets not None, DestTable dests not None, FdbTable fdb not None, NeighTable neigh not None,
                   ConnTable conns=None):
@@ -264,8 +254,8 @@ cdef class Route:
             return DROP_INNER_HEADER
         if p.n > p.length:
             p.n = p.length
-        h = self.hops + hop_place(&key)
-        if h.batch != self.batches or not is_same(&h.key, &key):
+        h = self.hops + (neigh_place(self.neigh, &key) & (HOPS - 1))
+        if h.batch != self.batches or not neigh_is(&h.key, &key):
             h.batch = self.batches
             h.key = key
             self.seek(h)

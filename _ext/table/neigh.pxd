@@ -53,6 +53,11 @@ cdef inline uint32_t neigh_place(NeighTable t, const NeighEntry *key) noexcept n
     return <uint32_t>hash_16(key.addr, <uint64_t>key.family << 16 | key.net, t.seed) & t.mask
 
 
+cdef inline bint neigh_is(const NeighEntry *e, const NeighEntry *key) noexcept nogil:
+    """Whether they have the same address, network and family."""
+    return e.net == key.net and e.family == key.family and memcmp(e.addr, key.addr, 16) == 0
+
+
 cdef inline uint32_t neigh_find(NeighTable t, const NeighEntry *key) noexcept nogil:
     """The number of the entry with the address, network and family of ``key``; NEIGH_NONE where there is none."""
     cdef uint32_t at = neigh_place(t, key)
@@ -61,6 +66,6 @@ cdef inline uint32_t neigh_find(NeighTable t, const NeighEntry *key) noexcept no
         e = t.entries + at
         if e.family == 0:
             return NEIGH_NONE
-        if e.net == key.net and e.family == key.family and memcmp(e.addr, key.addr, 16) == 0:
+        if neigh_is(e, key):
             return at
         at = (at + 1) & t.mask

@@ -22,7 +22,6 @@ from tests.make_fixtures import (
 )
 from tests.support import (
     FIXTURES,
-    TRACE,
     Packet,
     Pcapng,
     assert_one_line,
@@ -34,8 +33,6 @@ from tests.support import (
 )
 
 ETHERNET = FIXTURES / "outer-ethernet.pcap"
-#: Of all packets in a file for several threads; a traced run is for the lines that it passes.
-REPEATS = 20 if TRACE else 100
 LINKS = {"ethernet": 1, "raw": 101, "sll": 113, "sll2": 276, "null": 0, "loop": 108}
 
 
@@ -293,7 +290,7 @@ def busy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("busy")
     with (folder / "busy.pcap").open("wb") as file:
         one = pcap(packets)
-        file.write(one[:24] + one[24:] * REPEATS)
+        file.write(one[:24] + one[24:] * 100)
     ng = Pcapng()
     ng.interface(1, tsresol=9)
     start = len(ng.data)
@@ -304,7 +301,7 @@ def busy(tmp_path_factory):
             wire_len=packet.wire_len,
             options=[(1, b"note")] if packet.ts_ns % 3 else [],
         )
-    (folder / "busy.pcapng").write_bytes(ng.data[:start] + ng.data[start:] * REPEATS)
+    (folder / "busy.pcapng").write_bytes(ng.data[:start] + ng.data[start:] * 100)
     return folder
 
 

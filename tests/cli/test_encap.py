@@ -11,7 +11,6 @@ from scapy.layers.vxlan import VXLAN
 from tests.make_fixtures import inner_frame, inner_frames
 from tests.support import (
     FIXTURES,
-    TRACE,
     Packet,
     Pcapng,
     assert_one_line,
@@ -24,8 +23,6 @@ from tests.support import (
 )
 
 INNER = FIXTURES / "inner.pcap"
-#: Of all packets in a file for several threads; a traced run is for the lines that it passes.
-REPEATS = 30 if TRACE else 150
 V4 = ("--vni", "42", "--src", "192.0.2.1", "--dst", "192.0.2.2")
 V6 = ("--vni", "42", "--src", "2001:db8::1", "--dst", "2001:db8::2")
 
@@ -197,12 +194,12 @@ def test_count_and_formats():
 def busy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("busy")
     one = pcap(inner_frames())
-    (folder / "busy.pcap").write_bytes(one[:24] + one[24:] * REPEATS)
+    (folder / "busy.pcap").write_bytes(one[:24] + one[24:] * 150)
     ng = Pcapng().interface(1, tsresol=9)
     start = len(ng.data)
     for n, frame in enumerate(inner_frames()):
         ng.epb(frame, units=n, options=[(1, b"note")] if n % 3 else [])
-    (folder / "busy.pcapng").write_bytes(ng.data[:start] + ng.data[start:] * REPEATS)
+    (folder / "busy.pcapng").write_bytes(ng.data[:start] + ng.data[start:] * 150)
     return folder
 
 

@@ -288,7 +288,7 @@ def life_figures(rounds: int, size: str, count: int) -> Iterator[Figure]:
 
 def growth_figures(rounds: int, size: str, count: int) -> Iterator[Figure]:
     """A table that grows from ten thousand on, in steps of a batch: each connection, and the longest step of those in
-    which the kernel did not put the process aside."""
+    which the kernel did not put the process aside, if there was one."""
     probe: Any = memory.load_probe()
     whole, longest = [], []
     each, aside = 0.0, 0
@@ -304,9 +304,9 @@ def growth_figures(rounds: int, size: str, count: int) -> Iterator[Figure]:
             if getrusage(RUSAGE_SELF).ru_nivcsw == before:
                 alone.append(steps[-1])
         whole.append(sum(steps))
-        alone = alone or steps  # of a few steps on a busy machine perhaps none was undisturbed
-        longest.append(max(alone))
-        aside += len(steps) - len(alone)
+        counted = alone or steps
+        longest.append(max(counted))
+        aside += len(steps) - len(counted)
         each = table.memory / count
     yield _one("growth, a connection", size, whole, count - count // 1000, f"{each:.0f} B a connection")
     yield _one("… longest step of 2,048", size, longest, 1, f"but for {aside:,} put aside by the kernel")
