@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -132,7 +132,7 @@ def pseudo(src: bytes, dst: bytes, proto: int, size: int) -> bytes:
     return src + dst + (struct.pack(">HH", proto, size) if len(src) == 4 else struct.pack(">II", size, proto))
 
 
-@cache
+@lru_cache(1 << 16)  # a flood of 10^8 has as many sources
 def ip_header(src: bytes, dst: bytes, proto: int, size: int, ttl: int = 64, options: bytes = b"") -> bytes:
     """Of a packet with ``size`` bytes behind it."""
     if len(src) == 16:
