@@ -9,7 +9,6 @@ import random
 import select
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +20,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
 from tests import make_fixtures as fx
+from tests.lab import inside, ip, packet_socket
 from tests.support import csum, udp_csum
 from vxlanfast import PacketBatch, TunnelSpec, Verdict, encap_batch
 from vxlanfast._ext.node.decap import Decap
@@ -28,52 +28,11 @@ from vxlanfast._ext.node.reassemble import Reassemble
 
 pytestmark = pytest.mark.root
 
-ETH_P_ALL = 3
 PACKET_OUTGOING = 4
 VNI = 42
 KERNEL_MAC, OUR_MAC = "02:00:00:00:01:01", "02:00:00:00:01:02"
 V4 = {"src": "192.0.2.2", "dst": "192.0.2.1"}  # ours, the kernel's
 V6 = {"src": "2001:db8::2", "dst": "2001:db8::1"}
-
-
-def ip(*arguments: str) -> None:
-    run = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise OSError(f"ip {' '.join(arguments)}: {run.stderr.strip()}")
-
-
-@contextlib.contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """What is opened in here belongs to the namespace."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def enter(fd: int) -> None:
-        if libc.setns(fd, 0x40000000):  # CLONE_NEWNET
-            raise OSError(ctypes.get_errno(), "setns")
-
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        enter(there)
-        try:
-            yield
-        finally:
-            enter(home)
-    finally:
-        os.close(there)
-        os.close(home)
-
-
-def packet_socket(namespace: str, interface: str) -> socket.socket:
-    with inside(namespace):
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-    with inside(namespace):
-        sock.bind((interface, ETH_P_ALL))
-    sock.setblocking(False)
-    return sock
 
 
 class Lab:

@@ -28,8 +28,9 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 import vxlanfast as vf
+from tests.lab import inside, ip
 from tests.support import csum, udp_csum
-from tests.test_kernel import KERNEL_MAC, OUR_MAC, PACKET_OUTGOING, Lab, inside, ip
+from tests.test_kernel import KERNEL_MAC, OUR_MAC, PACKET_OUTGOING, Lab
 from vxlanfast import Verdict as V
 
 pytestmark = pytest.mark.root

@@ -15,7 +15,7 @@ from vxlanfast._ext.table.conn cimport CONN_NONE, ConnTable
 from vxlanfast._ext.table.dest cimport DEST_PEER, DEST_PLACES, Dest, DestTable, dest_is_ours
 from vxlanfast._ext.table.fdb cimport FDB_NONE, FDB_WAYS, FdbTable, fdb_key
 from vxlanfast._ext.table.neigh cimport (
-    NEIGH_GATEWAY, NEIGH_NONE, NeighEntry, NeighTable, neigh_find, neigh_is, neigh_key4, neigh_key6, neigh_place,
+    NEIGH_GATEWAY, NEIGH_NONE, NeighEntry, NeighTable, neigh_find, neigh_hash, neigh_is, neigh_key4, neigh_key6,
 )
 from vxlanfast._ext.table.net cimport NET_INTERNAL, Net, NetTable, Route as Way, route_find
 from vxlanfast._ext.verdict cimport (
@@ -97,7 +97,7 @@ cdef class Route:
     cdef readonly uint64_t errors       # rows that became ICMP errors
     cdef uint64_t counts[VERDICT_COUNT]
     cdef uint64_t batches           # processed, the present one counted
-    cdef Hop hops[HOPS]             # by the place of the address in a table of neighbours, one to a place
+    cdef Hop hops[HOPS]             # by the hash of the address, one to a place
 
     def __cinit__(self, NetTable nets not None, DestTable dests not None, FdbTable fdb not None, NeighTable neigh not None,
                   ConnTable conns=None):
@@ -254,7 +254,7 @@ cdef class Route:
             return DROP_INNER_HEADER
         if p.n > p.length:
             p.n = p.length
-        h = self.hops + (neigh_place(self.neigh, &key) & (HOPS - 1))
+        h = self.hops + (neigh_hash(self.neigh, &key) & (HOPS - 1))
         if h.batch != self.batches or not neigh_is(&h.key, &key):
             h.batch = self.batches
             h.key = key

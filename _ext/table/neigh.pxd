@@ -48,9 +48,14 @@ cdef inline void neigh_key6(NeighEntry *key, uint16_t net, const uint8_t *addr) 
     key.family = 6
 
 
+cdef inline uint32_t neigh_hash(NeighTable t, const NeighEntry *key) noexcept nogil:
+    """Of an address in its network, with the table's seed."""
+    return <uint32_t>hash_16(key.addr, <uint64_t>key.family << 16 | key.net, t.seed)
+
+
 cdef inline uint32_t neigh_place(NeighTable t, const NeighEntry *key) noexcept nogil:
     """Where the entry would lie, were it alone."""
-    return <uint32_t>hash_16(key.addr, <uint64_t>key.family << 16 | key.net, t.seed) & t.mask
+    return neigh_hash(t, key) & t.mask
 
 
 cdef inline bint neigh_is(const NeighEntry *e, const NeighEntry *key) noexcept nogil:
