@@ -110,11 +110,14 @@ def test_core(path: Path) -> None:
     ("spec", {"addr", "errors", "_ext.node.encap"}),
     ("checks", {"addr", "errors"}),
     ("service_spec", {"addr", "checks", "errors"}),
-    ("node_spec", {"addr", "checks", "errors", "service_spec", "spec"}),
+    ("live_spec", {"addr", "checks", "errors"}),
+    ("node_spec", {"addr", "checks", "errors", "live_spec", "service_spec", "spec"}),
     ("plane_stats", {"_ext.verdict"}),
     ("foreign", {"addr", "errors"}),
     ("ipvsadm_rules", {"addr", "errors", "foreign", "service_spec"}),
     ("swarm", {"addr", "foreign", "node_spec", "service_spec"}),
+    ("netlink", {"errors"}),
+    ("links", {"addr", "checks", "errors", "netlink"}),
     ("importers", {"addr", "errors", "foreign", "node_spec", "service_spec", "spec", "swarm"}),
 ])  # fmt: skip
 def test_lower_modules(name: str, may: set[str]) -> None:

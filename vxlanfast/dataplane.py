@@ -368,6 +368,12 @@ class Dataplane:
         self._now.process(batch)
         return batch
 
+    def tick(self, now_ns: int) -> PacketBatch:
+        """Time goes on without a packet: what is overdue ends. Returns rows that tell so, which leave by their ports."""
+        batch = PacketBatch.from_frames([b""], ts_ns=now_ns)
+        batch.verdict[0] = Verdict.DROP_TRUNCATED  # a row of nobody's, which no node looks at
+        return self.process(batch)
+
     def explain(self, batch: PacketBatch, *, first: int = 1) -> list[Decision]:
         """Process a batch, and say row by row what was decided and why; see ``Decision``. For prompts and tests."""
         from vxlanfast.explain import explain

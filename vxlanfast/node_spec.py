@@ -13,6 +13,7 @@ from typing import Any
 from vxlanfast.addr import VNI_MAX, format_ip, mac_of_ip, parse_ip, parse_mac
 from vxlanfast.checks import address, among, is_address, rule_error, station
 from vxlanfast.errors import SpecError
+from vxlanfast.live_spec import LiveSpec, TapSpec
 from vxlanfast.service_spec import (
     MeshSpec,
     PublishSpec,
@@ -324,6 +325,7 @@ class NodeSpec:
     network: tuple[NetworkSpec, ...] = ()
     mesh: MeshSpec = field(default_factory=MeshSpec)
     service: tuple[ServiceSpec, ...] = ()
+    live: LiveSpec = field(default_factory=LiveSpec)
 
     def __post_init__(self) -> None:
         lans = count(VNI_MAX + 1)
@@ -365,6 +367,9 @@ class NodeSpec:
                 if parse_ip(member) in map(parse_ip, self.vtep):
                     raise rule_error("vtep", member, f"network {network.name}: it is this node's own")
         among("port", len(owners), 0, PORTS_MAX)
+        for tap in self.live.tap:
+            if tap.port not in owners:
+                raise rule_error("port", tap.port, f"[[live.tap]]: there are {', '.join(owners) or 'none'}")
         _check_subnets(self.network)
         self._check_services()
 
@@ -498,10 +503,12 @@ class NodeSpec:
 
 _NESTED = {
     "network": NetworkSpec, "endpoint": EndpointSpec, "peer": PeerSpec, "route": RouteSpec, "service": ServiceSpec,
-    "virtual": VirtualSpec, "publish": PublishSpec, "server": ServerSpec,
+    "virtual": VirtualSpec, "publish": PublishSpec, "server": ServerSpec, "tap": TapSpec,
 }  # fmt: skip
 #: Tables of a file that stand beside [node] and are its fields.
-_BESIDE = {"network": "[[network]]", "service": "[[service]]", "mesh": "[mesh]"}
+_BESIDE = {"network": "[[network]]", "service": "[[service]]", "mesh": "[mesh]", "live": "[live]"}
+#: Of them, those that are one table.
+_SINGLE: dict[str, type[Any]] = {"mesh": MeshSpec, "live": LiveSpec}
 _KINDS = {"str": str, "int": int, "bool": bool}
 
 
@@ -533,10 +540,10 @@ def _make(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
         for key, value in table.items():
             if key not in known:
                 raise SpecError(f"{key}: no such key; there are {', '.join(known)}")
-            if key == "mesh":
+            if key in _SINGLE and kind is NodeSpec:
                 if not isinstance(value, dict):
-                    raise SpecError("mesh: a table, [mesh]")
-                made[key] = _make(MeshSpec, value, "[mesh]")
+                    raise SpecError(f"{key}: a table, [{key}]")
+                made[key] = _make(_SINGLE[key], value, f"[{key}]")
             elif key in _NESTED and known[key] != "str":  # a service's network is a name
                 if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
                     raise SpecError(f"{key}: a table in double brackets for each, [[{key}]]")
@@ -571,7 +578,7 @@ def parse_spec(text: str, source: str = "node.toml") -> NodeSpec:
         raise SpecError(f"{source}: {error}") from None
     unknown = table.keys() - {"node", *_BESIDE}
     if unknown:
-        known = "[node], [mesh], [[network]] and [[service]]"
+        known = "[node], [mesh], [live], [[network]] and [[service]]"
         raise SpecError(f"{source}: {min(unknown)}: no such table; there are {known}")
     node = table.get("node", {})
     if not isinstance(node, dict):

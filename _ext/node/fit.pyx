@@ -13,6 +13,7 @@ from vxlanfast._ext.batch cimport (
     BATCH_HEAD_LEN, Columns, PacketBatch, batch_grow_arena, batch_grow_rows, row_at, row_copy, row_count, row_head,
 )
 from vxlanfast._ext.node.cut cimport CUT_NEVER, CUT_NOT, CUT_PIECES, Cut, CutKind, cut_find, cut_row, cut_size
+from vxlanfast._ext.node.longest cimport row_longest
 from vxlanfast._ext.node.reply cimport become_error, icmp_allowed, may_report
 from vxlanfast._ext.table.dest cimport DEST_PEER, Dest, DestTable
 from vxlanfast._ext.table.hash cimport hash_u64
@@ -119,6 +120,8 @@ cdef class Fit:
             return DROP_OVER_MTU
         mtu -= l3 - ETH_HDR_LEN
         if is_v4 and not ipv4_frag(ip) & IPV4_DF:
+            if c.gso[i]:
+                return DROP_OVER_MTU  # its sender was told what fits, and cut it for more
             total = ipv4_total_len(ip)
             if ipv4_hdr_len(ip) != IPV4_HDR_LEN or total <= mtu or total > c.wire_len[i] - l3 \
                     or l3 + IPV4_HDR_LEN > BATCH_HEAD_LEN:
@@ -168,7 +171,7 @@ cdef class Fit:
                 if mtu:
                     self.clamp(c, i, mtu)
             kind = cut_find(c, i, d.mtu, &cut) if c.cut[i] else CUT_NOT
-            if kind == CUT_NOT and (d.mtu == 0 or c.wire_len[i] <= d.mtu + ETH_HDR_LEN):
+            if kind == CUT_NOT and (d.mtu == 0 or row_longest(c, i) <= d.mtu + ETH_HDR_LEN):
                 continue
             v = self.too_long(c, i, d.mtu, growth) if kind == CUT_NOT else self.again(c, i, &cut, kind, growth)
             self.counts[<uint8_t>v] += 1

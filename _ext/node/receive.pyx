@@ -13,7 +13,7 @@ from vxlanfast._ext.table.dest cimport DEST_NONE, Dest, DestTable, peer_find
 from vxlanfast._ext.table.hash cimport prefetch
 from vxlanfast._ext.table.net cimport NET_GBP, NET_NONE, NET_TAGS, Net, NetTable, net_find
 from vxlanfast._ext.verdict cimport (
-    Verdict, PASS, DROP_ECN, DROP_INNER_HEADER, DROP_INNER_SOURCE, DROP_INNER_TAG, DROP_INNER_RUNT, DROP_NOT_ETHERNET,
+    Verdict, PASS, DROP_ECN, DROP_INNER_HEADER, DROP_INNER_SOURCE, DROP_NO_VNI, DROP_TRUNCATED, PUNT_GPE, DROP_INNER_TAG, DROP_INNER_RUNT, DROP_NOT_ETHERNET,
     DROP_PORT_UNKNOWN, DROP_RESERVED, DROP_VNI_UNKNOWN, DROP_VTEP_OTHER, DROP_VTEP_UNKNOWN, RULE_NONE,
     VERDICT_COUNT,
 )
@@ -24,9 +24,11 @@ from vxlanfast._ext.wire.eth cimport (
 )
 from vxlanfast._ext.wire.ipv4 cimport IPV4_HDR_LEN, IPV4_OFF_DST, IPV4_OFF_SRC, IPV4_OFF_TOS, ipv4_check
 from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_DST, IPV6_OFF_SRC, ipv6_check, ipv6_traffic_class
-from vxlanfast._ext.wire.link cimport LINK_ETHERNET
+from vxlanfast._ext.wire.link cimport LINK_ETHERNET, LINK_VXLAN
 from vxlanfast._ext.wire.udp cimport UDP_HDR_LEN, udp_csum
-from vxlanfast._ext.wire.vxlan cimport vxlan_has_reserved, vxlan_is_gbp
+from vxlanfast._ext.wire.vxlan cimport (
+    VXLAN_GPE_ETHERNET, VXLAN_HDR_LEN, VXLAN_OFF_NEXT_PROTO, vxlan_has_reserved, vxlan_has_vni, vxlan_is_gbp, vxlan_is_gpe, vxlan_vni,
+)
 
 cdef enum:
     PORTS = 65536
@@ -78,6 +80,20 @@ cdef inline Verdict ecn_carry(uint8_t *frame, uint32_t n, uint8_t outer_tos) noe
     else:
         ecn_set6(frame + l3, ecn)
     return PASS
+
+
+cdef inline Verdict payload_find(const uint8_t *p, uint32_t n, VxlanFrame *f) noexcept nogil:
+    """What ``decap_find`` says of a VXLAN header and what is behind it, of a datagram whose headers a socket took off."""
+    if n < VXLAN_HDR_LEN:
+        return DROP_TRUNCATED
+    if not vxlan_has_vni(p):
+        return DROP_NO_VNI
+    if vxlan_has_reserved(p) and vxlan_is_gpe(p) and p[VXLAN_OFF_NEXT_PROTO] != VXLAN_GPE_ETHERNET:
+        return PUNT_GPE
+    f.vni = vxlan_vni(p)
+    f.inner = VXLAN_HDR_LEN
+    f.end = n
+    return PASS if n - VXLAN_HDR_LEN >= ETH_HDR_LEN else DROP_INNER_RUNT
 
 
 cdef class Receive:
@@ -136,42 +152,54 @@ cdef class Receive:
     cdef Verdict from_underlay(self, Columns *c, uint32_t i, uint32_t *last) noexcept nogil:
         """A packet of the underlay. ``last``: the peer that the packet before it came from, likely this one's too."""
         cdef uint8_t *p = c.arena + c.off[i]
+        cdef uint8_t *outer = p
         cdef const uint8_t *vxlan
+        cdef const uint8_t *ip
         cdef uint8_t addr[16]
         cdef uint32_t n = c.len[i], wire_n = c.wire_len[i], peer, inner_n
         cdef uint16_t number
         cdef uint8_t version, tos
+        cdef bint is_payload = c.link[i] == LINK_VXLAN
         cdef VxlanFrame f
         cdef Net *net
         cdef Dest *d
         cdef Verdict v
-        if likely(c.link[i] == LINK_ETHERNET and decap_common(p, n, wire_n, self.rules.ports, &f)):
-            f.l3 = ETH_HDR_LEN
-            f.l4 = ETH_HDR_LEN + IPV4_HDR_LEN
-        else:
-            v = decap_find(p, n, wire_n, c.link[i], &self.rules, &f)
+        if is_payload:
+            outer = c.arena + c.outer[i]
+            f.l3 = c.outer_l3[i]
+            f.l4 = c.outer_l4[i]
+            v = payload_find(p, n, &f)
             if v != PASS:
                 return v
+            vxlan = p
+        else:
+            if likely(c.link[i] == LINK_ETHERNET and decap_common(p, n, wire_n, self.rules.ports, &f)):
+                f.l3 = ETH_HDR_LEN
+                f.l4 = ETH_HDR_LEN + IPV4_HDR_LEN
+            else:
+                v = decap_find(p, n, wire_n, c.link[i], &self.rules, &f)
+                if v != PASS:
+                    return v
+            vxlan = p + f.l4 + UDP_HDR_LEN
         number = net_find(self.nets, f.vni)
         if number == NET_NONE:
             return DROP_VNI_UNKNOWN
         net = self.nets.nets + number
-        vxlan = p + f.l4 + UDP_HDR_LEN
         if vxlan_has_reserved(vxlan) and not (net.flags & NET_GBP and vxlan_is_gbp(vxlan)):
             return DROP_RESERVED  # as Linux; RFC 7348 §5 would ignore them
-        p += f.l3
-        version = p[0] >> 4
+        ip = outer + f.l3
+        version = ip[0] >> 4
         if version == 4:
-            if not self.has4 or load_host32(p + IPV4_OFF_DST) != load_host32(self.local4):
+            if not self.has4 or load_host32(ip + IPV4_OFF_DST) != load_host32(self.local4):
                 return DROP_VTEP_OTHER
             memset(addr, 0, 16)
-            memcpy(addr, p + IPV4_OFF_SRC, 4)
-            tos = p[IPV4_OFF_TOS]
+            memcpy(addr, ip + IPV4_OFF_SRC, 4)
+            tos = ip[IPV4_OFF_TOS]
         else:
-            if not self.has6 or memcmp(p + IPV6_OFF_DST, self.local6, 16):
+            if not self.has6 or memcmp(ip + IPV6_OFF_DST, self.local6, 16):
                 return DROP_VTEP_OTHER
-            memcpy(addr, p + IPV6_OFF_SRC, 16)
-            tos = ipv6_traffic_class(p)
+            memcpy(addr, ip + IPV6_OFF_SRC, 16)
+            tos = ipv6_traffic_class(ip)
         peer = last[0]
         if peer != DEST_NONE:
             d = self.dests.dests + peer
@@ -183,13 +211,12 @@ cdef class Receive:
                 net.strangers += 1
                 return DROP_VTEP_UNKNOWN
             last[0] = peer
-        p -= f.l3
         d = self.dests.dests + peer
         c.net[i] = number
         c.origin[i] = peer
         d.rx_packets += 1
         d.rx_bytes += f.end - f.inner
-        if version == 4 or udp_csum(p + f.l4) or not self.zero_csum6:
+        if not is_payload and (version == 4 or udp_csum(p + f.l4) or not self.zero_csum6):
             v = outer_csums(p, n, f.l3, f.l4, f.end, version)
             if v != PASS:
                 d.drops += 1
@@ -201,9 +228,10 @@ cdef class Receive:
         if v != PASS:
             d.drops += 1
             return v
-        c.outer[i] = c.off[i]
-        c.outer_l3[i] = <uint16_t>f.l3
-        c.outer_l4[i] = <uint16_t>f.l4
+        if not is_payload:
+            c.outer[i] = c.off[i]
+            c.outer_l3[i] = <uint16_t>f.l3
+            c.outer_l4[i] = <uint16_t>f.l4
         c.off[i] += f.inner
         c.len[i] = inner_n
         c.wire_len[i] = f.end - f.inner

@@ -7,6 +7,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_count
+from vxlanfast._ext.node.longest cimport row_longest
 from vxlanfast._ext.node.reply cimport (
     TTL, become_error, become_reset, icmp_allowed, is_one_host4, is_one_host6, may_report,
 )
@@ -275,7 +276,7 @@ cdef class Route:
         if h.kind == HOP_NO_NEIGHBOUR:
             return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_HOST, ICMP6_DEST_UNREACH, UNREACH6_ADDRESS,
                                  RULE_NO_NEIGHBOUR, DROP_NO_NEIGHBOUR)
-        if h.mtu and p.length > h.mtu and c.cut[i] == 0 and (p.family == 6 or ipv4_frag(p.ip) & IPV4_DF):
+        if h.mtu and p.length > h.mtu and row_longest(c, i) - p.l3 > h.mtu and c.cut[i] == 0 and (p.family == 6 or ipv4_frag(p.ip) & IPV4_DF):
             # Fit would say it as well, to whom the frame is from by then: this router.
             return self.complain(c, i, &p, ICMP_DEST_UNREACH, UNREACH_FRAG_NEEDED, ICMP6_PACKET_TOO_BIG, 0, RULE_TOO_BIG,
                                  DROP_OVER_MTU, h.mtu)

@@ -26,6 +26,7 @@ cdef enum:
     LINK_IPV4 = 228
     LINK_IPV6 = 229
     LINK_SLL2 = 276
+    LINK_VXLAN = 0xFFF0    # ours, of no file: a datagram's payload, a VXLAN header first, whose outer headers stand at ``outer``
 
     SLL_OFF_PROTOCOL = 14
     SLL_HDR_LEN = 16

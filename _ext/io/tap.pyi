@@ -1,0 +1,6 @@
+from vxlanfast._ext.io.edge import LiveEdge
+
+class TapEdge(LiveEdge):
+    def __init__(self, fd: int, *, offload: bool = False) -> None: ...
+    @property
+    def offload(self) -> bool: ...

@@ -1,0 +1,166 @@
+"""The way to other hosts, three kinds behind one interface: UDP sockets, a TAP device, a packet socket."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from vxlanfast._ext.io.edge import LiveEdge
+from vxlanfast._ext.io.udp import UdpEdge
+from vxlanfast.addr import parse_ip
+from vxlanfast.errors import DeviceError
+from vxlanfast.live_spec import LiveSpec
+from vxlanfast.node_spec import NodeSpec
+
+# Not in the socket module of Python 3.11 (include/uapi/linux/udp.h, in.h, in6.h, asm-generic/socket.h).
+UDP_SEGMENT, UDP_GRO = 103, 104
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2
+IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO = 23, 2
+SO_RCVBUFFORCE, SO_SNDBUFFORCE, SO_NO_CHECK = 33, 32, 11
+#: Bytes that may wait to be sent.
+SEND_BUFFER = 1 << 22
+
+
+class Underlay(Protocol):
+    """Edges that packets of the underlay come and go by."""
+
+    kind: str
+
+    @property
+    def edges(self) -> Sequence[LiveEdge]: ...
+
+    def describe(self) -> str:
+        """In a few words, for people."""
+
+    def counters(self) -> dict[str, int]: ...
+
+    def close(self) -> None: ...
+
+
+def set_buffer(sock: socket.socket, option: int, forced: int, size: int) -> None:
+    """As large as asked for where that is allowed, else as large as the system lets it be."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, forced, size)
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, option, size)
+
+
+class SocketUnderlay:
+    """UDP sockets at the VTEP's addresses: one of each family to receive by, ``spread`` of each to send by.
+
+    A datagram's source port says which flow it is of (RFC 7348 §5): a flow takes the socket that its hash chooses. The
+    source address is the VTEP's, which they are bound to. No privilege is needed above port 1023.
+    """
+
+    kind = "socket"
+
+    def __init__(self, spec: NodeSpec, live: LiveSpec) -> None:
+        self.sockets: list[socket.socket] = []
+        self.edges: list[UdpEdge] = []
+        self.receivers: list[socket.socket] = []
+        self.port = spec.port
+        self.addresses = spec.vtep
+        try:
+            for text in spec.vtep:
+                self._open(text, spec, live)
+        except BaseException:
+            self.close()
+            raise
+        if len(self.edges) > 1:
+            self.edges[0].also(self.edges[1])
+
+    def _open(self, text: str, spec: NodeSpec, live: LiveSpec) -> None:
+        packed = parse_ip(text)
+        receiver = self._bound(text, spec.port)
+        self.receivers.append(receiver)
+        set_buffer(receiver, socket.SO_RCVBUF, SO_RCVBUFFORCE, live.receive_buffer)
+        gro = True
+        try:
+            receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        except OSError:
+            gro = False
+        if len(packed) == 4:
+            receiver.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        else:
+            receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        fan = []
+        gso = spec.udp_csum != "off"  # the kernel does not cut datagrams without a checksum
+        for _ in range(live.spread):
+            sender = self._bound(text, 0)
+            fan.append(sender.fileno())
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # nobody has to write to it
+            set_buffer(sender, socket.SO_SNDBUF, SO_SNDBUFFORCE, SEND_BUFFER)
+            if len(packed) == 4:
+                sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO if spec.df else IP_PMTUDISC_DONT)
+                sender.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, spec.ttl)
+                if spec.udp_csum == "off":
+                    sender.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+            else:
+                sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, spec.ttl)
+            try:
+                sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
+            except OSError:
+                gso = False
+        self.edges.append(UdpEdge(receiver.fileno(), fan, address=packed, port=spec.port, gro=gro, gso=gso))
+
+    def _bound(self, text: str, port: int) -> socket.socket:
+        family = socket.AF_INET if len(parse_ip(text)) == 4 else socket.AF_INET6
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self.sockets.append(sock)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind((text, port))
+        except OSError as error:
+            raise DeviceError(self._cannot_bind(text, port, error), errno=error.errno) from None
+        return sock
+
+    @staticmethod
+    def _cannot_bind(text: str, port: int, error: OSError) -> str:
+        where = f"UDP {text} port {port}"
+        if error.errno == errno.EADDRINUSE:
+            return (
+                f"{where}: in use, by another program or by a vxlan device of the kernel; give the node another port,"
+                " delete that device, or take [live] underlay = \"packet\""
+            )
+        if error.errno == errno.EADDRNOTAVAIL:
+            return f"{where}: no address of this machine has it: vtep in node.toml has to be one of its own"
+        if error.errno == errno.EACCES:
+            return f"{where}: not allowed below 1024 without CAP_NET_BIND_SERVICE; give the node another port"
+        return f"{where}: {os.strerror(error.errno or 0)}"
+
+    def describe(self) -> str:
+        """Sockets, and where."""
+        return f"UDP sockets at {', '.join(self.addresses)} port {self.port}"
+
+    def counters(self) -> dict[str, int]:
+        """Of all edges."""
+        total: dict[str, int] = {}
+        for edge in self.edges:
+            for key, number in edge.counters().items():
+                total[key] = total.get(key, 0) + number
+        total["rx_missed"] = total.get("rx_missed", 0) + self._missed()
+        return total
+
+    def _missed(self) -> int:
+        """Datagrams that found the receive buffer full, as the kernel counts them (/proc/net/udp, last column)."""
+        missed = 0
+        with suppress(OSError):
+            inodes = {str(os.fstat(sock.fileno()).st_ino) for sock in self.receivers}
+            for name in ("udp", "udp6"):
+                with open(f"/proc/thread-self/net/{name}") as file:
+                    for line in file.readlines()[1:]:
+                        words = line.split()
+                        if words[9] in inodes:
+                            missed += int(words[12])
+        return missed
+
+    def close(self) -> None:
+        """Their ports are free again."""
+        for sock in self.sockets:
+            sock.close()
+        self.sockets.clear()
