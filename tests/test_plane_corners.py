@@ -71,8 +71,8 @@ def test_mss_behind_a_fragment_header_of_the_first() -> None:
         tags(0) / IPv6(src="fd00:1::a", dst="fd00:1::14") / ICMPv6DestUnreach() / bytes(1500),
         tags(0) / IPv6(src="ff02::1", dst="fd00:1::14") / UDP() / bytes(1500),
         tags(0) / IPv6(src="fd00:1::a", dst="fd00:1::14") / IPv6ExtHdrFragment(offset=9) / bytes(1500),
-        tags(25) / IP(src="10.0.1.10", dst="10.0.1.20", flags="DF") / bytes(1500),
-        tags(25) / IP(src="10.0.1.10", dst="10.0.1.20") / bytes(1500),
+        tags(41) / IP(src="10.0.1.10", dst="10.0.1.20", flags="DF") / bytes(1500),
+        tags(41) / IP(src="10.0.1.10", dst="10.0.1.20") / bytes(1500),
     ],
 )  # fmt: skip
 def test_too_long_and_nobody_to_tell(packet: Packet) -> None:
@@ -100,7 +100,7 @@ def test_longer_than_a_datagram() -> None:
 @pytest.mark.parametrize(
     ("packet", "reason"),
     [
-        (tags(25, GW) / IP(src="10.0.1.10", dst="10.0.2.11", ttl=1) / UDP(), Verdict.DROP_TTL),
+        (tags(41, GW) / IP(src="10.0.1.10", dst="10.0.2.11", ttl=1) / UDP(), Verdict.DROP_TTL),
         (tags(3, GW), Verdict.DROP_GATEWAY_REFUSED),
         (Ether(src=A, dst=GW, type=0x8100) / b"", Verdict.DROP_INNER_HEADER),
         (Ether(src=A, dst=GW, type=0x0800) / (b"\x44" * 30), Verdict.DROP_INNER_HEADER),

@@ -63,6 +63,7 @@ Dataplane
     station(vni: int, mac: str) -> dict[str, object] | None
     stations() -> Iterator[dict[str, object]]
     stats() -> PlaneStats
+    tick(now_ns: int) -> PacketBatch
     translations() -> dict[int, Translation]
     verify() -> Drift
     vni_of(port: str) -> int | None
@@ -96,6 +97,8 @@ Departure
     port: str | None
     frame: bytes
     conn: int | None
+DeviceError (VxlanFastError, OSError)
+    __init__(message: str, *, errno: int | None = None, path: str | None = None) -> None
 Drift
     missing: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -120,6 +123,33 @@ GatewayLeg
 Hop
     name: str
     frame: bytes
+LiveNode
+    __init__(
+    spec: NodeSpec,
+    *,
+    source: Callable[[], NodeSpec] | None = None,
+    log: Log = <function _quiet at 0x7fba18158860>,
+) -> None
+    inject(port: str, frames: list[bytes]) -> None
+    io_counters() -> dict[str, dict[str, int]]
+    property lock
+    reload(spec: NodeSpec | None = None) -> None
+    property spec
+    start() -> None
+    stop() -> None
+LiveSpec
+    underlay: str = 'auto'
+    device: str = 'vf-underlay'
+    device_address: tuple[str, ...] = ()
+    spread: int = 16
+    receive_buffer: int = 2097152
+    cpu: int = -1
+    busy_poll_us: int = 0
+    drain_s: int = 0
+    control: str = ''
+    metrics: str = ''
+    upstream: tuple[str, ...] = ()
+    tap: tuple[TapSpec, ...] = ()
 MeshCounts
     connections: int = 0
     opened: int = 0
@@ -202,6 +232,7 @@ NodeSpec
     network: tuple[NetworkSpec, ...] = ()
     mesh: MeshSpec = MeshSpec()
     service: tuple[ServiceSpec, ...] = ()
+    live: LiveSpec = LiveSpec()
     property domains
     property expanded
     overlay_mtu(vtep: str) -> int
@@ -238,6 +269,7 @@ PacketBatch
     frame(i)
     classmethod from_frames(frames, *, ts_ns = 0, link = 1, port_in = 0)
     group_by_port(leave = 1)
+    property gso
     property head_lengths
     property l3
     property l4
@@ -383,6 +415,16 @@ Survey
     stats: Stats
     as_dict() -> dict[str, object]
 TableFullError (VxlanFastError)
+TapSpec
+    port: str
+    name: str = ''
+    namespace: str = ''
+    attach: bool = False
+    address: tuple[str, ...] = ()
+    route: bool = False
+    mtu: int = 0
+    offload: bool = True
+    property device
 Traffic
     rx_packets: int = 0
     rx_bytes: int = 0

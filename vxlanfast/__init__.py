@@ -17,7 +17,8 @@ TYPE_CHECKING = False
 
 _HOME = {
     "Capture": "capture", "CaptureWriter": "capture", "open_capture": "capture",
-    "CaptureError": "errors", "FilterError": "errors", "MissingLibraryError": "errors", "NotVxlan": "errors",
+    "CaptureError": "errors", "DeviceError": "errors", "FilterError": "errors", "MissingLibraryError": "errors",
+    "NotVxlan": "errors",
     "OutputError": "errors", "SpecError": "errors", "TableFullError": "errors", "VxlanFastError": "errors",
     "Decapsulated": "frame", "Outer": "frame", "decap": "frame", "decap_batch": "frame", "encap": "frame",
     "encap_batch": "frame", "encap_with": "frame",
@@ -37,6 +38,7 @@ _HOME = {
     "networks_from_docker": "importers", "spec_from_docker": "importers", "spec_from_host": "importers",
     "to_toml": "importers",
     "services_from_ipvsadm": "ipvsadm_rules", "to_ipvsadm": "ipvsadm_rules",
+    "LiveNode": "live", "LiveSpec": "live_spec", "TapSpec": "live_spec",
     "GatewayLeg": "hops", "Hop": "hops", "Way": "hops", "hops_of": "hops",
 }  # fmt: skip
 
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from vxlanfast.capture import open_capture as open_capture
     from vxlanfast.dataplane import Dataplane as Dataplane
     from vxlanfast.errors import CaptureError as CaptureError
+    from vxlanfast.errors import DeviceError as DeviceError
     from vxlanfast.errors import FilterError as FilterError
     from vxlanfast.errors import MissingLibraryError as MissingLibraryError
     from vxlanfast.errors import NotVxlan as NotVxlan
@@ -79,6 +82,9 @@ if TYPE_CHECKING:
     from vxlanfast.importers import to_toml as to_toml
     from vxlanfast.ipvsadm_rules import services_from_ipvsadm as services_from_ipvsadm
     from vxlanfast.ipvsadm_rules import to_ipvsadm as to_ipvsadm
+    from vxlanfast.live import LiveNode as LiveNode
+    from vxlanfast.live_spec import LiveSpec as LiveSpec
+    from vxlanfast.live_spec import TapSpec as TapSpec
     from vxlanfast.mesh import Translation as Translation
     from vxlanfast.node_spec import EndpointSpec as EndpointSpec
     from vxlanfast.node_spec import NetworkSpec as NetworkSpec

@@ -369,7 +369,7 @@ class Dataplane:
         return batch
 
     def tick(self, now_ns: int) -> PacketBatch:
-        """Time goes on without a packet: what is overdue ends. Returns rows that tell so, which leave by their ports."""
+        """Time goes on without a packet: what is overdue ends. Returns rows that tell so, to leave by their ports."""
         batch = PacketBatch.from_frames([b""], ts_ns=now_ns)
         batch.verdict[0] = Verdict.DROP_TRUNCATED  # a row of nobody's, which no node looks at
         return self.process(batch)

@@ -93,24 +93,6 @@ class SpecError(VxlanFastError, ValueError):
     exit_code = 2
 
 
-class DeviceError(VxlanFastError, OSError):
-    """A device, socket or namespace of this machine that cannot be had; the message says what would help."""
-
-    def __init__(self, message: str, *, errno: int | None = None) -> None:
-        super().__init__(message)
-        self.errno = errno
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _device_error, (self.args[0], self.errno)
-
-
-def _device_error(message: str, errno: int | None) -> DeviceError:
-    return DeviceError(message, errno=errno)
-
-
 class TableFullError(VxlanFastError):
     """A table of fixed capacity has no room for another authoritative entry; the message says which and how many."""
 

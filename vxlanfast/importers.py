@@ -410,15 +410,15 @@ def _blocks(spec: Any, header: str, path: str) -> Iterator[str]:
         if field.name == "vni" and value > VNI_MAX:
             continue  # a network without tunnels: the node numbers it
         if is_dataclass(value):
-            if value != MeshSpec():
-                nested.append((value, ""))
+            if value != type(value)():  # type: ignore[misc]
+                nested.append((value, f"[{field.name}]", f"{field.name}."))
         elif isinstance(value, tuple) and value and is_dataclass(value[0]):
-            nested += [(one, f"{path}{field.name}") for one in value]
+            nested += [(one, f"[[{path}{field.name}]]", f"{path}{field.name}.") for one in value]
         else:
             lines.append(f"{field.name} = {_value(field.name, value)}")
     yield "\n".join(lines)
-    for one, inner in nested:
-        yield from _blocks(one, f"[[{inner}]]" if inner else "[mesh]", f"{inner}.")
+    for one, head, inner in nested:
+        yield from _blocks(one, head, inner)
 
 
 def to_toml(spec: NodeSpec) -> str:

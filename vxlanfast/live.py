@@ -44,7 +44,7 @@ def open_underlay(spec: NodeSpec) -> Underlay:
     kind = spec.live.underlay
     if kind in ("auto", "socket"):
         return SocketUnderlay(spec, spec.live)
-    raise DeviceError(f"underlay {kind!r}: not built yet; take \"socket\"")
+    raise DeviceError(f'underlay {kind!r}: not built yet; take "socket"')
 
 
 class LiveNode:
@@ -117,7 +117,7 @@ class LiveNode:
     # Devices.
 
     def _open_tap(self, port: str, tap: TapSpec, spec: NodeSpec) -> None:
-        opened = Tap(tap.device, namespace=tap.namespace, attach=True if tap.attach else False, offload=tap.offload)
+        opened = Tap(tap.device, namespace=tap.namespace, attach=tap.attach, offload=tap.offload)
         try:
             if not tap.attach:
                 self._configure(port, tap, spec)
@@ -233,7 +233,7 @@ class LiveNode:
                 raise SpecError(f"{key} = {getattr(spec, key)!r}: it cannot change while the node runs: start it anew")
         same = replace(spec.live, tap=(), metrics="", upstream=(), drain_s=0)
         if same != replace(old.live, tap=(), metrics="", upstream=(), drain_s=0):
-            raise SpecError("[live]: underlay, device, cpu and control cannot change while the node runs: start it anew")
+            raise SpecError("[live]: underlay, device, cpu, control cannot change while the node runs: start it anew")
 
     def _open_new(self, spec: NodeSpec) -> dict[str, tuple[Tap, TapEdge]]:
         """Devices of ports that are new, or another one now. Nothing is left open where one fails."""

@@ -1,4 +1,4 @@
-"""What a live node is beside its plane, as frozen data: devices, the underlay, the loop. ``[live]`` of ``node.toml``."""
+"""What a live node is beside its plane, as frozen data: devices, underlay, loop. ``[live]`` of ``node.toml``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def device_name(key: str, text: str) -> None:
 class TapSpec:
     """The TAP device of a ``port``. Ports without one get a device of their own name, in the node's network namespace.
 
-    ``name``: of the device ("": the port's). ``namespace``: it goes there, a name in /run/netns or a path ("": it stays).
+    ``name``: of the device ("": the port's). ``namespace``: its own, a name in /run/netns or a path ("": the node's).
     ``attach``: it exists already, and stays as it is when the node ends. ``address``: with a prefix; none: those of the
     port's endpoint, with their subnet's. ``route``: the default route goes by the network's gateway there. ``mtu``: 0
     for what fits the tunnels. ``offload``: super-frames (TSO, USO) where the kernel has them.
@@ -63,10 +63,10 @@ class LiveSpec:
     socket on the interface ``device``), "auto": "socket". ``spread``: source ports that flows are spread over
     with sockets. ``receive_buffer``: bytes that wait in front of a busy node.
 
-    ``cpu``: the core that forwards, -1 for any. ``busy_poll_us``: look for packets so long before sleeping. ``drain_s``:
-    at the end, open connections may go on so long. ``control``: path of the control socket ("": the default, "off":
-    none). ``metrics``: address and port of a Prometheus endpoint ("": none). ``upstream``: resolvers that names outside
-    go to (none: /etc/resolv.conf's). ``tap``: see TapSpec.
+    ``cpu``: the core that forwards, -1 for any. ``busy_poll_us``: look for packets so long before sleeping.
+    ``drain_s``: at the end, open connections may go on so long. ``control``: path of the control socket ("": the
+    default, "off": none). ``metrics``: address and port of a Prometheus endpoint ("": none). ``upstream``: resolvers
+    that names outside go to (none: /etc/resolv.conf's). ``tap``: see TapSpec.
     """
 
     underlay: str = "auto"

@@ -95,7 +95,8 @@ class Tap:
         if attach and not there:
             raise DeviceError(f"device {self.name}: there is none to attach to", errno=errno.ENODEV)
         if attach is False and there:
-            raise DeviceError(f"device {self.name}: exists already: take another name, or attach to it", errno=errno.EEXIST)
+            remedy = "exists already: take another name, or attach to it"
+            raise DeviceError(f"device {self.name}: {remedy}", errno=errno.EEXIST)
         try:
             fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:

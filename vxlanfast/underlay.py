@@ -105,7 +105,9 @@ class SocketUnderlay:
                 sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
             except OSError:
                 gso = False
-        self.edges.append(UdpEdge(receiver.fileno(), fan, address=packed, port=spec.port, gro=gro, gso=gso))
+        mtu = spec.overlay_mtu(text)
+        edge = UdpEdge(receiver.fileno(), fan, address=packed, port=spec.port, mtu=mtu, gro=gro, gso=gso)
+        self.edges.append(edge)
 
     def _bound(self, text: str, port: int) -> socket.socket:
         family = socket.AF_INET if len(parse_ip(text)) == 4 else socket.AF_INET6
@@ -125,7 +127,7 @@ class SocketUnderlay:
         if error.errno == errno.EADDRINUSE:
             return (
                 f"{where}: in use, by another program or by a vxlan device of the kernel; give the node another port,"
-                " delete that device, or take [live] underlay = \"packet\""
+                ' delete that device, or take [live] underlay = "packet"'
             )
         if error.errno == errno.EADDRNOTAVAIL:
             return f"{where}: no address of this machine has it: vtep in node.toml has to be one of its own"

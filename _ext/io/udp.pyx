@@ -13,13 +13,15 @@ from libc.string cimport memcpy, memset
 from vxlanfast._ext.batch cimport Columns, row_body, row_head, rows_init
 from vxlanfast._ext.io.edge cimport Edge, LiveEdge
 from vxlanfast._ext.verdict cimport PASS
+from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_finish_udp, csum_fold
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, store_be16
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_IPV4, ETH_TYPE_IPV6
-from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_UDP, IPV4_HDR_LEN, IPV4_OFF_DST, IPV4_OFF_TOS, ipv4_write
+from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_TCP, IP_PROTO_UDP, IPV4_HDR_LEN, IPV4_OFF_DST, IPV4_OFF_TOS, ipv4_write
 from vxlanfast._ext.wire.ipv6 cimport IPV6_HDR_LEN, IPV6_OFF_DST, IPV6_OFF_SRC, ipv6_traffic_class, ipv6_write
 from vxlanfast._ext.wire.link cimport LINK_VXLAN
-from vxlanfast._ext.wire.segment cimport SEG_HDR_MAX, Shape, segment_put, shape_find
+from vxlanfast._ext.wire.segment cimport Shape, segment_put, shape_csum_off, shape_find, shape_pseudo
 from vxlanfast._ext.wire.udp cimport UDP_HDR_LEN, udp_write
+from vxlanfast._ext.wire.vxlan cimport VXLAN_HDR_LEN
 
 cdef extern from * nogil:
     """
@@ -150,6 +152,7 @@ cdef struct UdpState:
     bint gro                # the kernel puts datagrams together for us …
     bint gso                # … and cuts ours
     uint16_t port           # of VXLAN, ours and theirs
+    uint32_t mtu            # of the overlay: IP bytes of a frame that nobody has cut yet
     uint8_t local[16]
     UdpState *other         # the one of the other family, NULL: there is none
     uint32_t n_fds
@@ -183,6 +186,30 @@ cdef void front_write(UdpState *u, uint8_t *end, const uint8_t *name, uint8_t to
     memset(p - ETH_HDR_LEN, 0, 12)
     store_be16(p - 2, ETH_TYPE_IPV6 if u.is_v6 else ETH_TYPE_IPV4)
     udp_write(end - UDP_HDR_LEN, load_be16(name + 2), u.port, <uint16_t>(UDP_HDR_LEN + n), 0)
+
+
+cdef inline void mend(UdpState *u, Columns *c, uint32_t i) noexcept nogil:
+    """A datagram that never was on a wire may come from a kernel that left checksums and cutting to a card: the field holds the
+    pseudo header's sum alone, and a frame may be 64 KiB long. Both are put right: the one is nobody's chance, and such a
+    length is no datagram's that a wire carried."""
+    cdef uint8_t *frame
+    cdef uint8_t *field
+    cdef Shape s
+    cdef uint64_t pseudo, total
+    if c.len[i] < VXLAN_HDR_LEN + ETH_HDR_LEN:
+        return
+    frame = c.arena + c.off[i] + VXLAN_HDR_LEN
+    if not shape_find(frame, c.len[i] - VXLAN_HDR_LEN, &s):
+        return
+    pseudo = shape_pseudo(frame, &s, s.payload)
+    field = frame + s.l4 + shape_csum_off(&s)
+    if load_be16(field) != csum_fold(pseudo):
+        return
+    total = csum(frame + s.l4, s.hdr_len - s.l4 + s.payload)
+    if csum_fold(total + pseudo) != 0xFFFF:
+        store_be16(field, csum_finish(total) if s.proto == IP_PROTO_TCP else csum_finish_udp(total))
+    if u.mtu and s.hdr_len - ETH_HDR_LEN + s.payload > u.mtu and u.mtu + ETH_HDR_LEN > s.hdr_len:
+        c.gso[i] = <uint16_t>(u.mtu + ETH_HDR_LEN - s.hdr_len)
 
 
 cdef int udp_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t most) noexcept nogil:
@@ -241,9 +268,10 @@ cdef int udp_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t m
                 c.link[i] = LINK_VXLAN
                 c.port_in[i] = port
                 c.n = c.n_source = i + 1
+                mend(u, c, i)
                 e.n.rx_packets += 1
                 e.n.rx_bytes += c.len[i]
-                e.n.rx_segments += 1
+                e.n.rx_segments += 1 if c.gso[i] == 0 else (c.len[i] + c.gso[i] - 1) // c.gso[i]
                 rows += 1
                 at += size
             c.arena_len = base + ((n + 127) & ~<uint64_t>63)
@@ -463,11 +491,11 @@ cdef void udp_put(Edge *e, Columns *c, uint32_t i) noexcept nogil:
 
 cdef class UdpEdge(LiveEdge):
     """``fd``: bound to the VTEP's ``address`` (4 or 16 bytes) and ``port``, not blocking; received by. ``fds``: sent by, each bound to
-    that address and a port of its own. ``gro``: UDP_GRO is on at ``fd``; ``gso``: the kernel has UDP_SEGMENT. The descriptors stay
+    that address and a port of its own. ``mtu``: of the overlay's packets. ``gro``: UDP_GRO is on at ``fd``; ``gso``: the kernel has UDP_SEGMENT. The descriptors stay
     their opener's to close, after this object is out of use."""
     cdef UdpEdge twin
 
-    def __cinit__(self, int fd, fds, *, bytes address, uint16_t port, bint gro=True, bint gso=True):
+    def __cinit__(self, int fd, fds, *, bytes address, uint16_t port, uint32_t mtu=0, bint gro=True, bint gso=True):
         cdef UdpState *u
         if not 1 <= len(fds) <= FAN_MAX:
             raise ValueError(f"{len(fds)} sockets to send by: 1 to {FAN_MAX}")
@@ -486,6 +514,7 @@ cdef class UdpEdge(LiveEdge):
         padded = address.ljust(16, b"\0")
         memcpy(u.local, <char *>padded, 16)
         u.port = port
+        u.mtu = mtu
         u.gro = gro
         u.gso = gso
         u.n_fds = len(fds)

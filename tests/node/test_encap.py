@@ -376,7 +376,7 @@ def test_not_ethernet(link: int) -> None:
 
 
 def test_headroom_for_two_headers() -> None:
-    """VXLAN in VXLAN over IPv4 fits a row's 128 bytes of header; a third, or a second over IPv6, does not."""
+    """VXLAN over IPv4 in VXLAN over IPv6 in VXLAN over IPv6 fits a row's 192 bytes of header; a fourth does not."""
     frame = fx.inner_frames()[0]
     batch = PacketBatch.from_frames([frame])
     one = encap_node(TunnelSpec(vni=1, udp_csum="on", **V4))
@@ -386,6 +386,9 @@ def test_headroom_for_two_headers() -> None:
     nested = bytes(batch.frame(0))
     assert nested == put([put([frame], udp_csum="on", vni=1, **V4)[0]], udp_csum="on", vni=2, **V6)[0]
     assert_right_sums(nested, True)
+    two.process(batch)
+    assert batch.verdict[0] == Verdict.PASS and len(batch.frame(0)) == len(nested) + 70
+    nested = bytes(batch.frame(0))
     one.process(batch)
     assert batch.verdict[0] == Verdict.DROP_NO_HEADROOM
     assert bytes(batch.frame(0)) == nested

@@ -11,7 +11,7 @@ import click
 
 from vxlanfast import __version__
 
-VERBS = ("decap", "encap", "split", "info", "replay", "bench")
+VERBS = ("decap", "encap", "split", "info", "replay", "node", "bench")
 
 
 class Verbs(click.Group):
