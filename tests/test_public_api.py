@@ -124,12 +124,7 @@ Hop
     name: str
     frame: bytes
 LiveNode
-    __init__(
-    spec: NodeSpec,
-    *,
-    source: Callable[[], NodeSpec] | None = None,
-    log: Log = <function _quiet at 0x7fba18158860>,
-) -> None
+    __init__(spec: NodeSpec, *, source: Callable[[], NodeSpec] | None = None, log: Log | None = None) -> None
     inject(port: str, frames: list[bytes]) -> None
     io_counters() -> dict[str, dict[str, int]]
     property lock

@@ -51,9 +51,9 @@ class LiveNode:
     """``spec``, live. ``source``: where it is read from again at ``reload()``. ``log(event, **words)`` hears what
     happens."""
 
-    def __init__(self, spec: NodeSpec, *, source: Callable[[], NodeSpec] | None = None, log: Log = _quiet) -> None:
+    def __init__(self, spec: NodeSpec, *, source: Callable[[], NodeSpec] | None = None, log: Log | None = None) -> None:
         self._source = source
-        self.log = log
+        self.log = log or _quiet
         self.plane = Dataplane(spec)
         self.started_ns = time.monotonic_ns()
         self.taps: dict[str, Tap] = {}
