@@ -16,20 +16,26 @@ pytestmark = pytest.mark.root
 VNI = 42
 MTU = {4: 1450, 6: 1430}
 VTEP = {4: "192.0.2.{}", 6: "2001:db8::{}"}
+#: Ours, where it is behind a TAP device and the kernel routes to it.
+BEHIND = {4: "198.51.100.1", 6: "2001:db8:1::1"}
 PREFIX = {4: 24, 6: 64}
 TASK, TASK6 = "10.0.9.3", "fd00:9::3"
 
 
-def config(family: int, **live: object) -> str:
+def ours(family: int, underlay: str) -> str:
+    """The node's VTEP."""
+    return BEHIND[family] if underlay == "tap" else VTEP[family].format(1)
+
+
+def config(family: int, underlay: str) -> str:
     """One network with a task here and two kernels as members."""
     vtep = VTEP[family].format
-    keys = "\n".join(f"{key} = {value!r}".replace("'", '"') for key, value in live.items())
     return f"""
 [node]
-vtep = "{vtep(1)}"
+vtep = "{ours(family, underlay)}"
 
 [live]
-{keys}
+underlay = "{underlay}"
 
 [[live.tap]]
 port = "task"
@@ -56,27 +62,41 @@ ip = ["{TASK}", "{TASK6}"]
 class Site:
     """The node, its task, and two hosts with kernel vxlan devices, on one underlay."""
 
-    def __init__(self, family: int, node: Node, task: str, hosts: list[str]) -> None:
-        self.family, self.node, self.task, self.hosts = family, node, task, hosts
+    def __init__(self, family: int, underlay: str, node: Node, task: str, hosts: list[str]) -> None:
+        self.family, self.underlay, self.node, self.task, self.hosts = family, underlay, node, task, hosts
         self.mtu = MTU[family]
 
 
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def route_to_the_node(node: str, hosts: list[str], family: int) -> None:
+    """The VTEP is behind the node's own kernel."""
+    keys = ["net.ipv4.ip_forward"] if family == 4 else ["net.ipv6.conf.all.forwarding"]
+    for key in keys:
+        run(node, "sysctl", "-qw", f"{key}=1")
+    for host in hosts:
+        ip("-n", host, "route", "add", BEHIND[family], "via", VTEP[family].format(1))
+
+
+@pytest.fixture(
+    params=[(4, "socket"), (6, "socket"), (4, "tap"), (6, "tap")],
+    ids=["ipv4-socket", "ipv6-socket", "ipv4-tap", "ipv6-tap"],
+)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     need_root("ping")
-    family = request.param
-    with namespaces("h", "n", "t", "a", "b") as (middle, ours, task, *hosts):
-        hub(middle, [ours, *hosts])
-        for number, host in enumerate((ours, *hosts), 1):
+    family, underlay = request.param
+    with namespaces("h", "n", "t", "a", "b") as (middle, here, task, *hosts):
+        hub(middle, [here, *hosts])
+        for number, host in enumerate((here, *hosts), 1):
             address(host, "wire", f"{VTEP[family].format(number)}/{PREFIX[family]}")
+        if underlay == "tap":
+            route_to_the_node(here, hosts, family)
         for number, host in enumerate(hosts, 2):
-            others = [VTEP[family].format(n) for n in (1, 2, 3) if n != number]
+            others = [ours(family, underlay), VTEP[family].format(5 - number)]
             kernel_peer(
                 host, vni=VNI, local=VTEP[family].format(number), flood=others, mtu=MTU[family],
                 addresses=[f"10.0.9.1{number}/24", f"fd00:9::1{number}/64"], mac=f"02:42:0a:00:09:1{number}",
             )  # fmt: skip
-        with Node(ours, tmp_path, config(family).replace("NAMESPACE", task)) as node:
-            yield Site(family, node, task, hosts)
+        with Node(here, tmp_path, config(family, underlay).replace("NAMESPACE", task)) as node:
+            yield Site(family, underlay, node, task, hosts)
             assert node.stop() == 0, node.log
         assert not os.path.exists(f"/proc/{node.process.pid}")  # type: ignore[union-attr]
 
@@ -139,6 +159,7 @@ def test_reload_and_end(site: Site) -> None:
     assert ping(task, "10.0.9.12")
     assert site.node.stop() == 0
     assert "eth0" not in run(task, "ip", "link").stdout
+    assert "vf-underlay" not in run(site.node.namespace, "ip", "link").stdout
     assert "4789" not in run(site.node.namespace, "cat", "/proc/net/udp", "/proc/net/udp6").stdout
     site.node.start()
     assert until("it answers again", lambda: ping(task, "10.0.9.12"))

@@ -28,6 +28,7 @@ GSO_MOST = 524280  # GSO_MAX_SIZE of the kernel: 8 times 65,535
 _GSO_IPV4_MAX_SIZE = 63  # IFLA_GSO_IPV4_MAX_SIZE, of Linux 6.3; pyroute2 has no name for it
 _IFF_UP, _NODAD = 1, 2
 _MAIN, _BOOT, _UNIVERSE, _UNICAST = 254, 3, 0, 1  # of routes: table, protocol, scope, type
+_NUD_PERMANENT, _LINK = 0x80, 253  # of neighbours: state; of routes: scope
 _REACHED = ("REACHABLE", "STALE", "DELAY", "PROBE", "PERMANENT", "NOARP")
 
 
@@ -292,6 +293,23 @@ def _add_default(link: Netlink, index: int, gateway: str, where: str) -> None:
             rule = "another default route is there already; `ip route` shows it"
             raise DeviceError(f"{what}: {rule}", errno=error.errno) from None
         raise
+
+
+def put_behind(name: str, address: str, mac: str, namespace: Namespace = None) -> None:
+    """A host behind a device that answers no ARP: its MAC for good, and the route to it, be it in a subnet or not."""
+    packed = ip_address(address)
+    family = socket.AF_INET6 if packed.version == 6 else socket.AF_INET
+    with Netlink(namespace) as link:
+        found, where = _named(link, name), _where(name, namespace)
+        what = f"{where}: host {address}"
+        flags = netlink.CREATE | netlink.REPLACE
+        fields = {"family": family, "ifindex": found.index, "state": _NUD_PERMANENT}
+        link.request(netlink.NEWNEIGH, fields, {"NDA_DST": address, "NDA_LLADDR": mac}, what=what, flags=flags)
+        fields = {
+            "family": family, "dst_len": packed.max_prefixlen, "table": _MAIN, "proto": _BOOT, "scope": _LINK,
+            "type": _UNICAST,
+        }  # fmt: skip
+        link.request(netlink.NEWROUTE, fields, {"RTA_DST": address, "RTA_OIF": found.index}, what=what, flags=flags)
 
 
 # --- which way an address is --------------------------------------------------------------------------------

@@ -14,17 +14,15 @@ from vxlanfast._ext.io.queue import QueueEdge
 from vxlanfast._ext.io.tap import TapEdge
 from vxlanfast.addr import parse_ip
 from vxlanfast.dataplane import Dataplane
-from vxlanfast.errors import DeviceError, SpecError, VxlanFastError
+from vxlanfast.errors import SpecError, VxlanFastError
 from vxlanfast.forward import Forwarder
 from vxlanfast.live_spec import TapSpec
 from vxlanfast.node_spec import UNDERLAY, EndpointSpec, NetworkSpec, NodeSpec
-from vxlanfast.tap import Tap
-from vxlanfast.underlay import SocketUnderlay, Underlay
+from vxlanfast.tap import GSO_MAX, Tap
+from vxlanfast.underlay import Underlay, open_underlay
 
 #: Seconds between tries to bring back a device that went.
 RETRY_S = 1.0
-#: How many bytes a super-frame may have, so that a tunnel's headers still fit in front of it.
-GSO_MAX = 65000
 
 Log = Callable[..., None]
 
@@ -37,14 +35,6 @@ def tap_specs(spec: NodeSpec) -> dict[str, TapSpec]:
     """The TAP of each port that is a device, by the port's name."""
     given = {tap.port: tap for tap in spec.live.tap}
     return {port: given.get(port) or TapSpec(port=port) for network in spec.network for port in network.ports}
-
-
-def open_underlay(spec: NodeSpec) -> Underlay:
-    """The way to other hosts that the spec asks for. DeviceError: it cannot be had, and what would help."""
-    kind = spec.live.underlay
-    if kind in ("auto", "socket"):
-        return SocketUnderlay(spec, spec.live)
-    raise DeviceError(f'underlay {kind!r}: not built yet; take "socket"')
 
 
 class LiveNode:
@@ -87,6 +77,8 @@ class LiveNode:
         self._loop = asyncio.get_running_loop()
         try:
             self.underlay = open_underlay(self.spec)
+            for text in self.underlay.warnings():
+                self.log("underlay", warning=text)
             for port, tap in tap_specs(self.spec).items():
                 self._open_tap(port, tap, self.spec)
             self._wire()

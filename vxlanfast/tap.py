@@ -6,13 +6,9 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Callable
-from threading import Thread
-from typing import TypeVar
 
 from vxlanfast.errors import DeviceError
-
-T = TypeVar("T")
+from vxlanfast.netlink import in_namespace
 
 # include/uapi/linux/if_tun.h
 TUNSETIFF = 0x400454CA
@@ -22,8 +18,9 @@ IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE, IFF_TUN_EXCL = 0x0002, 0x1000
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 TUN_F_UDP_TUNNEL_GSO, TUN_F_UDP_TUNNEL_GSO_CSUM = 0x080, 0x100
 VNET_HDR_LEN, VNET_TUNNEL_LEN = 10, 24
-CLONE_NEWNET = 0x40000000
 DEVICE = "/dev/net/tun"
+#: Bytes of IP in a super-frame at most, so that a tunnel's headers still fit in front of it.
+GSO_MAX = 65000
 
 #: What the kernel may do in the device's place, the most first: segments, datagrams and checksums; tunnels with them.
 OFFLOADS = (
@@ -31,46 +28,6 @@ OFFLOADS = (
     TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN,
     TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6,
 )
-
-
-def namespace_path(namespace: str) -> str:
-    """The file of a namespace: a path, or a name that ``ip netns`` has given."""
-    return namespace if "/" in namespace else f"/run/netns/{namespace}"
-
-
-def inside(namespace: str, work: Callable[[], T]) -> T:
-    """What ``work`` gives, done by a thread of its own in that network namespace ("": this one)."""
-    if not namespace:
-        return work()
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        import ctypes
-
-        try:
-            try:
-                there = os.open(namespace_path(namespace), os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise DeviceError(f"network namespace {namespace}: {error.strerror}", errno=error.errno) from None
-            try:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(there, CLONE_NEWNET):
-                    number = ctypes.get_errno()
-                    remedy = ": run as root, or with CAP_SYS_ADMIN" if number == errno.EPERM else ""
-                    raise DeviceError(f"network namespace {namespace}: {os.strerror(number)}{remedy}", errno=number)
-            finally:
-                os.close(there)
-            results.append(work())
-        except BaseException as error:  # handed to whoever waits
-            errors.append(error)
-
-    thread = Thread(target=run)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
 
 
 class Tap:
@@ -88,7 +45,7 @@ class Tap:
         self.namespace = namespace
         self.offloads = 0
         self.header_len = VNET_TUNNEL_LEN if tunnel else VNET_HDR_LEN
-        self.fd = inside(namespace, lambda: self._open(attach, offload, tunnel))
+        self.fd = in_namespace(namespace or None, lambda: self._open(attach, offload, tunnel))
 
     def _open(self, attach: bool | None, offload: bool, tunnel: bool) -> int:
         there = os.path.isdir(f"/proc/sys/net/ipv4/conf/{self.name}")

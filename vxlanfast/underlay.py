@@ -10,11 +10,13 @@ from contextlib import suppress
 from typing import Protocol
 
 from vxlanfast._ext.io.edge import LiveEdge
+from vxlanfast._ext.io.tap import TapEdge
 from vxlanfast._ext.io.udp import UdpEdge
-from vxlanfast.addr import parse_ip
+from vxlanfast.addr import parse_ip, parse_mac
 from vxlanfast.errors import DeviceError
 from vxlanfast.live_spec import LiveSpec
 from vxlanfast.node_spec import NodeSpec
+from vxlanfast.tap import GSO_MAX, Tap
 
 # Not in the socket module of Python 3.11 (include/uapi/linux/udp.h, in.h, in6.h, asm-generic/socket.h).
 UDP_SEGMENT, UDP_GRO = 103, 104
@@ -35,6 +37,8 @@ class Underlay(Protocol):
 
     def describe(self) -> str:
         """In a few words, for people."""
+
+    def warnings(self) -> list[str]: ...
 
     def counters(self) -> dict[str, int]: ...
 
@@ -139,6 +143,10 @@ class SocketUnderlay:
         """Sockets, and where."""
         return f"UDP sockets at {', '.join(self.addresses)} port {self.port}"
 
+    def warnings(self) -> list[str]:
+        """None: it works, or it could not be opened."""
+        return []
+
     def counters(self) -> dict[str, int]:
         """Of all edges."""
         total: dict[str, int] = {}
@@ -166,3 +174,62 @@ class SocketUnderlay:
         for sock in self.sockets:
             sock.close()
         self.sockets.clear()
+
+
+class TapUnderlay:
+    """A TAP device with tunnel offloads (Linux 6.17): the kernel routes between it and the world, and cuts super-frames
+    that lie in tunnels, or hands them on whole.
+
+    The VTEP's addresses are the plane's own, behind the device: the kernel gets a route to each and its MAC, and has to
+    forward (net.ipv4.ip_forward). ``device_address``: the kernel's own, where it is to have one.
+    """
+
+    kind = "tap"
+
+    def __init__(self, spec: NodeSpec, live: LiveSpec) -> None:
+        from vxlanfast.links import configure, put_behind
+
+        self.addresses = spec.vtep
+        self.tap = Tap(live.device, attach=False, tunnel=True)
+        try:
+            link = configure(
+                live.device, mtu=spec.mtu or 65535, addresses=live.device_address, gso_max=GSO_MAX, up=True
+            )
+            for text in spec.vtep:
+                put_behind(live.device, text, spec.own_mac.hex(":"))
+            self.edges = [TapEdge(self.tap.fd, offload=True, macs=parse_mac(link.mac) + spec.own_mac)]
+        except BaseException:
+            self.tap.close()
+            raise
+
+    def describe(self) -> str:
+        """The device, and who is behind it."""
+        return f"TAP {self.tap.name} with tunnel offloads, {', '.join(self.addresses)} behind it"
+
+    def warnings(self) -> list[str]:
+        """What of the machine keeps it from working."""
+        out = []
+        for size, key in ((4, "ipv4/ip_forward"), (16, "ipv6/conf/all/forwarding")):
+            if any(len(parse_ip(text)) == size for text in self.addresses):
+                with suppress(OSError), open(f"/proc/sys/net/{key}") as file:
+                    if file.read().strip() == "0":
+                        out.append(f"net.{key.replace('/', '.')} = 0: the kernel forwards nothing to the VTEP")
+        return out
+
+    def counters(self) -> dict[str, int]:
+        """Of its edge."""
+        return self.edges[0].counters()
+
+    def close(self) -> None:
+        """The device goes."""
+        self.tap.close()
+
+
+def open_underlay(spec: NodeSpec) -> Underlay:
+    """The way to other hosts that the spec asks for. DeviceError: it cannot be had, and what would help."""
+    kind = spec.live.underlay
+    if kind in ("auto", "socket"):
+        return SocketUnderlay(spec, spec.live)
+    if kind == "tap":
+        return TapUnderlay(spec, spec.live)
+    raise DeviceError(f"underlay {kind!r}: take \"socket\" or \"tap\"")

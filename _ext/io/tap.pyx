@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 
 from vxlanfast._ext.batch cimport Columns, row_body, row_head, rows_init
 from vxlanfast._ext.io.edge cimport FILL_ROWS, FRAME_ROOM, Edge, LiveEdge
-from vxlanfast._ext.io.vnet cimport VNET_HDR_LEN, vnet_accept, vnet_partial, vnet_put
+from vxlanfast._ext.io.vnet cimport VNET_HDR_LEN, VNET_TUNNEL_LEN, vnet_accept, vnet_outer, vnet_partial, vnet_put, vnet_put_tunnel
 from vxlanfast._ext.verdict cimport PASS
 from vxlanfast._ext.wire.csum cimport csum_finish, csum_short
 from vxlanfast._ext.wire.endian cimport store_be16
@@ -34,6 +34,7 @@ cdef enum:
 
 cdef struct TapState:
     Edge e
+    uint32_t hdr_len        # of the vnet header
     bint offload
     # A super-frame in the making: the headers of its first segment, and where the payloads lie.
     uint32_t count          # segments; 0: none is open
@@ -44,18 +45,19 @@ cdef struct TapState:
     const uint8_t *first    # the first frame
     uint8_t hdr[VNET_HDR_LEN]
     uint8_t headers[SEG_HDR_MAX]
+    uint8_t macs[12]        # of a tunnel's packets: the next hop's, ours
     iovec iov[MERGE_MAX + 2]
 
 
 cdef int tap_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t most) noexcept nogil:
     """One frame a read, until there is none, or the batch is full."""
-    cdef uint8_t hdr[VNET_HDR_LEN]
+    cdef uint8_t hdr[VNET_TUNNEL_LEN]
     cdef iovec iov[2]
     cdef ssize_t got
-    cdef uint32_t i, rows = 0, n
+    cdef uint32_t i, rows = 0, n, hdr_len = (<TapState *>e).hdr_len
     cdef uint16_t gso
     iov[0].iov_base = hdr
-    iov[0].iov_len = VNET_HDR_LEN
+    iov[0].iov_len = hdr_len
     while rows < most and c.n < c.cap and c.arena_len + FRAME_ROOM <= c.arena_cap:
         iov[1].iov_base = c.arena + c.arena_len
         iov[1].iov_len = FRAME_ROOM
@@ -66,11 +68,12 @@ cdef int tap_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t m
             if errno == EAGAIN or errno == EFAULT or errno == EIO:
                 break  # none waiting, or the device is down
             return -errno
-        if got <= VNET_HDR_LEN:
+        if got <= <ssize_t>hdr_len:
             e.n.rx_drops += 1
             continue
-        n = <uint32_t>got - VNET_HDR_LEN
-        if not vnet_accept(hdr, c.arena + c.arena_len, n, &gso):
+        n = <uint32_t>got - hdr_len
+        if not vnet_accept(hdr, c.arena + c.arena_len, n, &gso) \
+                or (hdr_len == VNET_TUNNEL_LEN and not vnet_outer(hdr, c.arena + c.arena_len, n)):
             e.n.rx_drops += 1
             continue
         i = c.n
@@ -230,24 +233,62 @@ cdef void tap_put(Edge *e, Columns *c, uint32_t i) noexcept nogil:
     t.iov[2].iov_len = s.payload
 
 
+cdef void tunnel_put(Edge *e, Columns *c, uint32_t i) noexcept nogil:
+    """A packet of the underlay: as it is, or a super-frame inside of which the kernel cuts (tunnel GSO)."""
+    cdef TapState *t = <TapState *>e
+    cdef uint8_t hdr[VNET_TUNNEL_LEN]
+    cdef uint8_t *outer = row_head(c, i)
+    cdef uint8_t *frame = row_body(c, i)
+    cdef uint32_t head = c.head_len[i], at = 0, size, number = 0
+    cdef Shape s
+    cdef iovec iov[4]
+    if head >= 12:
+        memcpy(outer, t.macs, 12)
+    vnet_put(hdr, VNET_TUNNEL_LEN, NULL, 0, False)
+    iov[0].iov_base = hdr
+    iov[0].iov_len = VNET_TUNNEL_LEN
+    iov[1].iov_base = outer
+    iov[1].iov_len = head
+    iov[2].iov_base = frame
+    iov[2].iov_len = c.len[i]
+    if c.gso[i] == 0 or not shape_find(frame, c.len[i], &s) or s.payload <= c.gso[i]:
+        tap_write(t, iov, 3, head + c.len[i], 1)
+        return
+    memcpy(t.headers, frame, s.hdr_len)
+    vnet_partial(t.headers, &s, s.payload)
+    vnet_put_tunnel(hdr, outer, head, &s, c.gso[i], frame[s.l4 + TCP_OFF_FLAGS] & TCP_FLAG_CWR and s.proto == IP_PROTO_TCP)
+    iov[2].iov_base = t.headers
+    iov[2].iov_len = s.hdr_len
+    iov[3].iov_base = frame + s.hdr_len
+    iov[3].iov_len = s.payload
+    tap_write(t, iov, 4, head + s.hdr_len + s.payload, (s.payload + c.gso[i] - 1) // c.gso[i])
+
+
 cdef void tap_flush(Edge *e) noexcept nogil:
     tap_close(<TapState *>e)
 
 
 cdef class TapEdge(LiveEdge):
-    """The file of a TAP device with IFF_VNET_HDR (10 bytes), not blocking. ``offload``: it takes and gives super-frames. The
-    descriptor stays its opener's to close, after this object is out of use."""
+    """The file of a TAP device with IFF_VNET_HDR (10 bytes), not blocking. ``offload``: it takes and gives super-frames.
+    ``macs``: it is an underlay's, with tunnel offloads (a header of 24 bytes): whom its packets are for, and from. The descriptor stays its opener's to close, after this object is out of use."""
 
-    def __cinit__(self, int fd, *, bint offload=False):
+    def __cinit__(self, int fd, *, bint offload=False, bytes macs=None):
         cdef TapState *t = <TapState *>calloc(1, sizeof(TapState))
         if t == NULL:
             raise MemoryError
         self.e = &t.e
         self.offload = offload
         t.offload = offload
+        t.hdr_len = VNET_HDR_LEN
         t.e.fd = fd
         t.e.fill = tap_fill
         t.e.put = tap_put
+        if macs is not None:
+            if len(macs) != 12:
+                raise ValueError(f"MACs of {len(macs)} bytes: 12")
+            t.hdr_len = VNET_TUNNEL_LEN
+            memcpy(t.macs, <char *>macs, 12)
+            t.e.put = tunnel_put
         t.e.flush = tap_flush
 
     def __dealloc__(self):

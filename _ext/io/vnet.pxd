@@ -7,7 +7,7 @@ machine's byte order.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_finish_udp, csum_fold
+from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_finish_udp, csum_fold, csum_pseudo4, csum_pseudo6
 from vxlanfast._ext.wire.endian cimport load_host16, store_be16
 from vxlanfast._ext.wire.segment cimport Shape, shape_csum_off, shape_pseudo
 from vxlanfast._ext.wire.udp cimport UDP_OFF_CSUM
@@ -77,3 +77,50 @@ cdef inline void vnet_put(uint8_t *hdr, uint32_t size, const Shape *s, uint32_t 
 cdef inline void vnet_partial(uint8_t *headers, const Shape *s, uint32_t payload) noexcept nogil:
     """The checksum field of a copy of a frame's headers holds the pseudo header's sum alone."""
     store_be16(headers + s.l4 + shape_csum_off(s), csum_fold(shape_pseudo(headers, s, payload)))
+
+
+cdef inline bint vnet_outer(const uint8_t *hdr, uint8_t *frame, uint32_t n) noexcept nogil:
+    """The outer UDP checksum of a tunnel's super-frame, whose field has the pseudo header's sum: none over IPv4, which RFC 7348 §5
+    has it be, and the right one over IPv6, which wants one. False: the header makes no sense."""
+    cdef uint32_t at
+    cdef uint8_t *udp
+    cdef uint64_t total
+    if not hdr[1] & (VNET_GSO_TUNNEL4 | VNET_GSO_TUNNEL6):
+        return True
+    at = load_host16(hdr + 20)
+    if at < 14 + 20 or at + 8 > n:
+        return False
+    udp = frame + at
+    if load_host16(udp + UDP_OFF_CSUM) == 0:
+        return True
+    store_be16(udp + UDP_OFF_CSUM, 0)
+    if hdr[1] & VNET_GSO_TUNNEL6:
+        if at < 14 + 40:
+            return False
+        total = csum(udp, n - at) + csum_pseudo6(udp - 40, n - at, 17)
+        store_be16(udp + UDP_OFF_CSUM, csum_finish_udp(total))
+    return True
+
+
+cdef inline void vnet_put_tunnel(uint8_t *hdr, uint8_t *outer, uint32_t outer_len, const Shape *s, uint32_t gso,
+                                 bint ecn) noexcept nogil:
+    """The header (24 bytes) of a super-frame behind ``outer_len`` bytes of tunnel headers, which end with UDP and VXLAN: the kernel's
+    ``virtio_net_hdr_tnl_to_skb`` (include/linux/virtio_net.h). An outer checksum becomes the pseudo header's sum."""
+    cdef uint32_t udp = outer_len - 16
+    cdef bint is_v6 = outer[14] >> 4 == 6
+    cdef uint16_t number
+    cdef uint32_t size = 16 + s.hdr_len + s.payload
+    vnet_put(hdr, VNET_TUNNEL_LEN, s, gso, ecn)
+    hdr[1] |= VNET_GSO_TUNNEL6 if is_v6 else VNET_GSO_TUNNEL4
+    number = <uint16_t>(outer_len + s.hdr_len)
+    memcpy(hdr + 2, &number, 2)
+    number = <uint16_t>(outer_len + s.l4)
+    memcpy(hdr + 6, &number, 2)
+    number = <uint16_t>udp
+    memcpy(hdr + 20, &number, 2)
+    number = <uint16_t>(outer_len + s.l3)
+    memcpy(hdr + 22, &number, 2)
+    if load_host16(outer + udp + UDP_OFF_CSUM):
+        hdr[0] |= VNET_TUNNEL_CSUM
+        store_be16(outer + udp + UDP_OFF_CSUM,
+                   csum_fold(csum_pseudo6(outer + 14, size, 17) if is_v6 else csum_pseudo4(outer + 14, size, 17)))
