@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcpy, memset
 
 cdef enum:
-    BATCH_HEAD_LEN = 128    # bytes of private header slot a row has: VXLAN over IPv6 needs 70, twice nested 140
+    BATCH_HEAD_LEN = 192    # bytes of private header slot a row has: an ND answer (86) behind VXLAN over IPv6 (70), and tags
     BATCH_SLACK_LEN = 128   # readable (not writable) bytes behind the arena and the heads, so that copies may round up
     BATCH_NO_HEADER = 0xFFFF
 
@@ -36,6 +36,7 @@ cdef struct Columns:
     uint16_t *outer_l3      # offsets in the frame at `outer`, valid where there is one
     uint16_t *outer_l4
     uint16_t *cut           # IP length of the largest fragment the packet came in, which Fit cuts it to again; 0: it came whole
+    uint16_t *gso           # a super-frame: bytes of payload that each of its segments carries; 0: a frame as it is on a wire
     uint8_t *verdict
     uint8_t *rule           # in the plane: why it goes there
     uint8_t *head_len
@@ -119,6 +120,7 @@ cdef inline void rows_init(Columns *c, uint32_t first, uint32_t count) noexcept 
     memset(c.l3 + first, 0xFF, count * sizeof(uint16_t))
     memset(c.l4 + first, 0xFF, count * sizeof(uint16_t))
     memset(c.cut + first, 0, count * sizeof(uint16_t))
+    memset(c.gso + first, 0, count * sizeof(uint16_t))
     memset(c.verdict + first, 0, count)
     memset(c.head_len + first, 0, count)
 
@@ -145,6 +147,7 @@ cdef inline void row_copy(Columns *c, uint32_t src, uint32_t dst) noexcept nogil
     c.outer_l3[dst] = c.outer_l3[src]
     c.outer_l4[dst] = c.outer_l4[src]
     c.cut[dst] = c.cut[src]
+    c.gso[dst] = c.gso[src]
     c.verdict[dst] = c.verdict[src]
     c.rule[dst] = c.rule[src]
     c.head_len[dst] = c.head_len[src]

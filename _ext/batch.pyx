@@ -47,7 +47,7 @@ cdef int batch_grow_rows(Columns *c, uint32_t rows) noexcept nogil:
             and regrow(<void **>&c.link, n * 2, m * 2) and regrow(<void **>&c.port_in, n * 2, m * 2)
             and regrow(<void **>&c.net, n * 2, m * 2) and regrow(<void **>&c.origin, n * 4, m * 4)
             and regrow(<void **>&c.dest, n * 4, m * 4) and regrow(<void **>&c.conn, n * 4, m * 4)
-            and regrow(<void **>&c.cut, n * 2, m * 2)
+            and regrow(<void **>&c.cut, n * 2, m * 2) and regrow(<void **>&c.gso, n * 2, m * 2)
             and regrow(<void **>&c.port_out, n * 2, m * 2) and regrow(<void **>&c.l3, n * 2, m * 2)
             and regrow(<void **>&c.l4, n * 2, m * 2) and regrow(<void **>&c.outer_l3, n * 2, m * 2)
             and regrow(<void **>&c.outer_l4, n * 2, m * 2) and regrow(<void **>&c.verdict, n, m)
@@ -149,8 +149,8 @@ cdef class PacketBatch:
         cdef Columns *c = &self.c
         for p in (<size_t>c.off, <size_t>c.len, <size_t>c.wire_len, <size_t>c.rec, <size_t>c.outer, <size_t>c.vni,
                   <size_t>c.flow, <size_t>c.ts_ns, <size_t>c.link, <size_t>c.port_in, <size_t>c.port_out, <size_t>c.net,
-                  <size_t>c.origin, <size_t>c.dest, <size_t>c.conn, <size_t>c.cut, <size_t>c.l3,
-                  <size_t>c.l4, <size_t>c.outer_l3, <size_t>c.outer_l4, <size_t>c.verdict, <size_t>c.rule, <size_t>c.head_len,
+                  <size_t>c.origin, <size_t>c.dest, <size_t>c.conn, <size_t>c.cut, <size_t>c.gso,
+                  <size_t>c.l3, <size_t>c.l4, <size_t>c.outer_l3, <size_t>c.outer_l4, <size_t>c.verdict, <size_t>c.rule, <size_t>c.head_len,
                   <size_t>c.note_off, <size_t>c.note_len, <size_t>c.order, <size_t>c.head, <size_t>c.arena,
                   <size_t>c.block_row, <size_t>c.block_off, <size_t>c.block_len):
             free(<void *><size_t>p)
@@ -243,6 +243,7 @@ cdef class PacketBatch:
         memcpy(b.port_in, a.port_in, n * 2)
         memcpy(b.port_out, a.port_out, n * 2)
         memcpy(b.cut, a.cut, n * 2)
+        memcpy(b.gso, a.gso, n * 2)
         memcpy(b.verdict, a.verdict, n)
         return twin
 
@@ -461,6 +462,11 @@ cdef class PacketBatch:
     def cut(self):
         """u16: IP length of the largest fragment a packet came in, 0 where it came whole or was not put together inside."""
         return column(self, self.c.cut, b"H", 2, False)
+
+    @property
+    def gso(self):
+        """u16, writable: bytes of payload in each segment of a super-frame (TSO, USO), 0 of a frame as it is on a wire."""
+        return column(self, self.c.gso, b"H", 2, True)
 
     @property
     def arena(self):
