@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
 
 from vxlanfast.addr import parse_ip
 from vxlanfast.dataplane import Dataplane
@@ -25,8 +26,7 @@ class Found:
     fixed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a port of a service is: the name of who has it, its addresses, and whether they are virtual."""
 
     target: str
@@ -219,8 +219,13 @@ class Names:
                 zone = self._now.zones[network]
                 services = [*zone.services.get(part, ()), *zone.homes.get(part, ())]
                 if services:
-                    made = (self._places(service, zone, part, protocol, port) for service in services)
-                    return list(dict.fromkeys(place for places in made for place in places))
+                    made: dict[tuple[str, int], Place] = {}
+                    for service in services:
+                        for place in self._places(service, zone, part, protocol, port):
+                            before = made.get((place.target, place.port), place).found
+                            both = tuple(dict.fromkeys((*before.addresses, *place.found.addresses)))
+                            made[place.target, place.port] = place._replace(found=Found(both, before.fixed))
+                    return list(made.values())
         return None
 
     def _places(self, service: ServiceSpec, zone: _Zone, name: str, protocol: str, port: int) -> Iterator[Place]:
