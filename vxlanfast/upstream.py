@@ -56,7 +56,9 @@ def system_servers(path: str | PathLike[str] = "/etc/resolv.conf") -> tuple[str,
 def answers(query: bytes, answer: bytes) -> bool:
     """Whether a message is the answer to a question: its number, its direction, and the question itself again, letters
     of whatever case. A refusal may leave the question out."""
-    if min(len(query), len(answer)) < _HDR_LEN or answer[:2] != query[:2] or not answer[2] & 0x80 or (answer[2] ^ query[2]) & 0x78:
+    if min(len(query), len(answer)) < _HDR_LEN or answer[:2] != query[:2]:
+        return False
+    if (answer[2] ^ query[2]) & 0xF8 != 0x80:
         return False
     end = _question_end(query)
     if end is None:
