@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -20,14 +20,12 @@ import vxlanfast as vf
 from tests.swarm import NODES, ORACLE, Scene
 from vxlanfast.addr import format_ip, parse_ip
 from vxlanfast.names import Names
-from vxlanfast.node_spec import NodeSpec
 from vxlanfast.resolver import Answer, Client, Forward, Resolver
-from vxlanfast.service_spec import ServerSpec, ServiceSpec
+from vxlanfast.service_spec import ServerSpec
 
 pytestmark = pytest.mark.skipif(
     ORACLE is None or not ORACLE.is_dir(), reason="the captures of a real Swarm are not here"
 )
-#: What a task's address is in each scene's networks, out of the folder's own list of containers.
 _LINE = re.compile(r"^(?P<name>\S+) (?P<type>[A-Z]+) -> flags=(?P<flags>[0-9a-f]{4}) .*?rcode=(?P<code>\d+) "
                    r"an=(?P<an>\d+) ns=(?P<ns>\d+) ar=(?P<ar>\d+) len=(?P<len>\d+) \| ?(?P<records>.*)$")  # fmt: skip
 
@@ -63,15 +61,6 @@ def questions(scene: str) -> Iterator[Asked]:
             stage = 1
 
 
-def containers(scene: str) -> Iterator[tuple[int, str, str, dict[str, str]]]:
-    """Node, name, short id and address by network of each task."""
-    for node in NODES:
-        for line in (ORACLE / scene / f"dump-after-n{node}" / "containers.txt").read_text().splitlines():
-            name, number, _, *addresses = line.split()
-            found = {network: where.split("/")[0] for network, where in (text.split("=") for text in addresses)}
-            yield node, name.lstrip("/"), number[:12], found
-
-
 def open_networks(text: str) -> str:
     """Networks that ``docker network inspect`` showed one after the other, but for encrypted ones."""
     decoder, found, at = json.JSONDecoder(), [], 0
@@ -82,37 +71,20 @@ def open_networks(text: str) -> str:
     return json.dumps(found)
 
 
-def renamed(scene: str, node: int, addresses: dict[str, tuple[str, ...]] | None = None) -> NodeSpec:
-    """A node of a scene as its own tables have it, with tasks' names, and services' as clients know them.
-
-    ``addresses``: of a service's tasks, in place of those that the tables have at the end.
-    """
-    seen = Scene(ORACLE / scene)
-    inspect = {f"10.1.1.1{n}": open_networks(seen.dump(n, "network-inspect-v.json")) for n in NODES}
-    spec = vf.spec_from_docker(
-        inspect, vtep=f"10.1.1.1{node}", services=seen.services, lan=seen.lan(node), profile="swarm"
-    )
-    tasks = {(net, ip): (name, short) for _, name, short, found in containers(scene) for net, ip in found.items()}
-    networks = []
-    for network in spec.network:
-        endpoints = []
-        for endpoint in network.endpoint:
-            name, short = next((tasks[network.name, ip] for ip in endpoint.ip if (network.name, ip) in tasks), ("", ""))
-            endpoints.append(replace(endpoint, name=name, aliases=(short,) if short else ()))
-        networks.append(replace(network, endpoint=tuple(endpoints)))
-    services = [replace(service, aliases=(service.name.split(" in ")[0],)) for service in spec.service]
-    if addresses:  # no virtual address: Docker's output has it without one
-        for name, ips in addresses.items():
-            assert all(name not in service.aliases for service in services)
-            servers = tuple(ServerSpec(address=ip) for ip in ips)
-            services.append(ServiceSpec(name=name, servers_in="mynet", dns="dnsrr", server=servers))
-    return replace(spec, network=tuple(networks), service=tuple(services))
-
-
 @cache
 def plane_of(scene: str, node: int) -> vf.Dataplane:
-    rr = {"03-dnsrr": {"rr": ("10.0.9.13", "10.0.9.14", "10.0.9.15")}}.get(scene)
-    return vf.Dataplane(renamed(scene, node, rr))
+    """A node of a scene as its own tables have it: names are Docker's."""
+    seen = Scene(ORACLE / scene)
+    inspect = {f"10.1.1.1{n}": open_networks(seen.dump(n, "network-inspect-v.json")) for n in NODES}
+    plane = vf.Dataplane(
+        vf.spec_from_docker(
+            inspect, vtep=f"10.1.1.1{node}", services=seen.services, lan=seen.lan(node), profile="swarm"
+        )
+    )
+    if scene == "03-dnsrr":  # the tables are those of the end: one of its tasks had been another
+        plane.remove_server("rr in mynet", "10.0.9.16")
+        plane.add_server("rr in mynet", ServerSpec(address="10.0.9.13"))
+    return plane
 
 
 def client_of(plane: vf.Dataplane, task: str) -> Client:
@@ -208,13 +180,13 @@ def follow(plane: vf.Dataplane, one: Asked) -> None:
     if one.name != "rr" or one.stage == 0 or one.type != "A":
         return
     wanted = {record.split()[-1] for record in one.records}
-    have = {str(format_ip(ip)) for ip, _, weight in plane.servers_of("rr") if weight}
+    have = {str(format_ip(ip)) for ip, _, weight in plane.servers_of("rr in mynet") if weight}
     for ip in have - wanted:
         assert ip == "10.0.9.13"
-        plane.set_server("rr", ip, weight=0)
+        plane.set_server("rr in mynet", ip, weight=0)
     for ip in wanted - have:
         assert ip == "10.0.9.16"
-        plane.add_server("rr", ServerSpec(address=ip))
+        plane.add_server("rr in mynet", ServerSpec(address=ip))
 
 
 def test_nslookup() -> None:
