@@ -291,7 +291,7 @@ def test_swarm() -> None:
         endpoint=(
             vf.EndpointSpec(port="veth-8c36645", mac="02:42:0a:00:09:08", ip=("10.0.9.8",)),
             vf.EndpointSpec(vtep="192.0.2.2", ip=("10.0.9.10",)),
-            vf.EndpointSpec(port="veth-3696cf3", mac="02:42:0a:00:09:0c", ip=("10.0.9.12",)),
+            vf.EndpointSpec(port="veth-3696cf3", mac="02:42:0a:00:09:0c", ip=("10.0.9.12",), name="web.1"),
         ),
         peer=(vf.PeerSpec(vtep="192.0.2.2", flood=False), vf.PeerSpec(vtep="192.0.2.3", flood=False)),
     )  # fmt: skip

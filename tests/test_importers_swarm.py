@@ -64,10 +64,12 @@ def test_services() -> None:
     inside, outside = sorted(spec.service, key=lambda service: service.home, reverse=True)
     assert inside == vf.ServiceSpec(
         name="web in shop", virtual=(vf.VirtualSpec(network="shop", address="10.0.9.2"),), servers_in="shop",
+        aliases=("web",),
         server=(vf.ServerSpec(address="10.0.9.10"), vf.ServerSpec(address="10.0.9.12")),
     )  # fmt: skip
     assert outside == vf.ServiceSpec(
         name="web in ingress", virtual=(vf.VirtualSpec(network="ingress", address="10.0.0.5"),), servers_in="ingress",
+        aliases=("web",),
         publish=(
             vf.PublishSpec(network="lan", published=8080, target=80),
             vf.PublishSpec(network="lan", published=9000, target=9999, protocol="udp", mode="host"),
@@ -100,7 +102,7 @@ def test_services_of_profile_fixed() -> None:
     ("0/Endpoint/Ports/0/PublishedPort", 65536, "Ports[0]: PublishedPort = 65536: a whole number, 0 to 65535"),
     ("0/Endpoint/Ports/0/Protocol", "icmp", "services: web: Endpoint: Ports[0]: Protocol = 'icmp': tcp, udp, sctp"),
     ("0/Endpoint/Ports/0/PublishMode", "", "Ports[0]: PublishMode = '': ingress or host"),
-    ("1/Spec/Name", "web", ""),
+    ("1/Spec/Name", "rr2", ""),
 ])  # fmt: skip
 def test_what_is_wrong_with_services(path: str, value: object, text: str) -> None:
     """One line each: the service, the key, the value and the rule."""

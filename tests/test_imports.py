@@ -115,9 +115,14 @@ def test_core(path: Path) -> None:
     ("plane_stats", {"_ext.verdict"}),
     ("foreign", {"addr", "errors"}),
     ("ipvsadm_rules", {"addr", "errors", "foreign", "service_spec"}),
-    ("swarm", {"addr", "foreign", "node_spec", "service_spec"}),
     ("netlink", {"errors"}),
     ("links", {"addr", "checks", "errors", "netlink"}),
+    ("swarm", {"addr", "checks", "errors", "foreign", "node_spec", "service_spec"}),
+    ("names", {"addr", "dataplane", "node_spec", "service_spec"}),
+    ("resolver", {"checks", "errors", "names", "service_spec"}),
+    ("upstream", {"checks", "errors", "resolver"}),
+    ("stub_tcp", set()),
+    ("stub", {"stub_tcp"}),
     ("importers", {"addr", "errors", "foreign", "node_spec", "service_spec", "spec", "swarm"}),
 ])  # fmt: skip
 def test_lower_modules(name: str, may: set[str]) -> None:

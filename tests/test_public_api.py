@@ -53,6 +53,7 @@ Dataplane
     prepare(spec: NodeSpec) -> Prepared
     process(batch: PacketBatch, *, explain: bool = False) -> PacketBatch
     remove_server(service: str, address: str, port: int = 0, *, now_ns: int = 0) -> int
+    servers_of(service: str) -> Iterator[tuple[bytes, int, int]]
     services() -> Iterator[dict[str, Any]]
     set_cursor(service: str, address: str, port: int = 0) -> None
     set_mesh(**change: bool) -> None
@@ -108,6 +109,8 @@ EndpointSpec
     mac: str | None = None
     ip: tuple[str, ...] = ()
     router: bool = False
+    name: str = ''
+    aliases: tuple[str, ...] = ()
     property address
     property vteps
 FilterError (VxlanFastError, ValueError)
@@ -178,6 +181,8 @@ NetworkSpec
     gateway_mac: str | None = None
     router_mac: str | None = None
     own: tuple[str, ...] = ()
+    resolver: tuple[str, ...] = ()
+    resolver_port: str = ''
     outside: str = ''
     internal: bool = False
     preserve_source: bool = False
@@ -199,7 +204,9 @@ NetworkSpec
     property aliases
     property here
     property members
+    property port_of_resolver
     property ports
+    property resolver_mac
     property routed_with
     property several
 NetworkTraffic
@@ -373,6 +380,8 @@ ServiceSpec
     fin_s: int = 0
     udp_s: int = 0
     servers_in: str = ''
+    aliases: tuple[str, ...] = ()
+    dns: str = 'vip'
     virtual: tuple[VirtualSpec, ...] = ()
     publish: tuple[PublishSpec, ...] = ()
     server: tuple[ServerSpec, ...] = ()

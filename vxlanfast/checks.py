@@ -34,6 +34,14 @@ def is_address(text: str) -> bool:
     return False
 
 
+def dns_name(key: str, text: str) -> str:
+    """A name that DNS can have (RFC 1035 §2.3.4). SpecError: it is none."""
+    labels = text.encode("ascii", "replace").split(b".")
+    if not text.isascii() or len(text) > 253 or not all(1 <= len(label) <= 63 for label in labels):
+        raise rule_error(key, text, "labels of 1 to 63 ASCII characters with dots between, 253 in all")
+    return text
+
+
 def station(text: str, key: str = "mac") -> bytes:
     """The MAC of one station. SpecError: it is none, or zero, or a group's."""
     try:

@@ -115,7 +115,8 @@ class _Compiled:
         for port in network.ports:
             self.places[network.vni, port] = self.dests.add_port(net, ports[port])
             self.vnis[port] = network.vni
-            mine.append(self.places[network.vni, port])
+            if not (network.resolver and port == network.port_of_resolver):
+                mine.append(self.places[network.vni, port])
         for vtep, flood in members.items():
             packed = parse_ip(vtep)
             number = self.dests.add_peer(net, packed, ports[UNDERLAY], len(self.tunnels), mtu=spec.overlay_mtu(vtep))
@@ -136,6 +137,14 @@ class _Compiled:
         self.nets.set_flood(net, mine, far)
         for endpoint in network.endpoint:
             self.set_endpoint(net, network.vni, endpoint)
+        if network.resolver_mac is not None:
+            self.add_resolver(net, network, network.resolver_mac)
+
+    def add_resolver(self, net: int, network: NetworkSpec, mac: bytes) -> None:
+        """Each node has its own: it is asked for here, and nobody else's claim to its addresses is true."""
+        self.fdb.set(net, mac, self.places[network.vni, network.port_of_resolver])
+        for text in network.resolver:
+            self.neigh.set(net, parse_ip(text), mac, gateway=True)
 
     def add_routes(self, networks: Sequence[NetworkSpec]) -> None:
         """The gateways of the networks of one name, and the subnets they route to."""
@@ -521,6 +530,11 @@ class Dataplane:
         connections, refused; in_packets and in_bytes (of clients), out_packets and out_bytes (of servers), of each
         server as well."""
         return self._mesh.service_rows()
+
+    def servers_of(self, service: str) -> Iterator[tuple[bytes, int, int]]:
+        """Address (packed), port and weight of each server that a service has now; also of one that has no virtual
+        address, and is found by its name alone."""
+        return self._mesh.servers_of(service)
 
     def connections(self, now_ns: int | None = None) -> Iterator[dict[str, Any]]:
         """Connections that live at ``now_ns`` (None: the time of the last packet that was looked at for them):

@@ -15,7 +15,7 @@ from vxlanfast.foreign import Json, Object, read_objects, said_of, shown
 from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec, PeerSpec
 from vxlanfast.service_spec import MeshSpec
 from vxlanfast.spec import DEFAULT_PORT
-from vxlanfast.swarm import balancer_of, services_from_docker, swarm_networks
+from vxlanfast.swarm import balancer_of, name_of, services_from_docker, swarm_networks
 
 _ZERO = "00:00:00:00:00:00"
 _TTL = 64  # a device's TTL 0 is the route's, and Linux's routes have this
@@ -222,12 +222,14 @@ def spec_from_host(
 @dataclass(frozen=True, slots=True)
 class _Place:
     """An endpoint of a Swarm's network: the address of its host, its own ones, and its MAC where somebody says it;
-    whether it is its host's load balancer."""
+    whether it is its host's load balancer; what DNS calls it."""
 
     host: str
     ip: tuple[str, ...]
     mac: str | None = None
     balancer: bool = False
+    name: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 def _endpoint_id(entry: Object) -> str:
@@ -248,11 +250,14 @@ def _subnet(config: Object) -> IPv4Network | IPv6Network:
 def _places(view: Object, inspector: str | None, host: str) -> dict[str, _Place]:
     """Endpoints by number, as the host ``inspector`` sees them; None: as its tasks say, or ``host``."""
     places = {
-        _endpoint_id(task): _Place(task.object("Info").address("Host IP"), (task.address("EndpointIP"),))
+        _endpoint_id(task): _Place(
+            task.object("Info").address("Host IP"), (task.address("EndpointIP"),), name=name_of(task)
+        )
         for service in view.objects("Services")
         for task in service.objects("Tasks")
     }
     containers = {_endpoint_id(container): container for container in view.objects("Containers")}
+    short = {container.text("EndpointID", ""): number for number, container in _containers(view)}
     balancer = balancer_of(view)
     here = inspector or next((places[number].host for number in containers if number in places), host)
     for number, container in containers.items():
@@ -260,8 +265,19 @@ def _places(view: Object, inspector: str | None, host: str) -> dict[str, _Place]
         if ip:
             mac = container.mac("MacAddress") if container.text("MacAddress", "") else None
             at = places[number].host if number in places else here
-            places[number] = _Place(at, ip, mac, number == balancer)
+            his = number == balancer
+            aliases = () if his or number not in short else (short[number],)
+            places[number] = _Place(at, ip, mac, his, "" if his else name_of(container), aliases)
     return places
+
+
+def _containers(view: Object) -> Iterator[tuple[str, Object]]:
+    """Short ids of a host's containers, by which Docker's DNS knows them as well."""
+    if isinstance(view.values.get("Containers"), dict):
+        containers = view.object("Containers")
+        for number in containers.values:
+            if re.fullmatch("[0-9a-f]{64}", number):
+                yield number[:12], containers.object(number)
 
 
 def _swarm_networks(views: list[tuple[str | None, Object]], host: str, balance: bool) -> Iterator[NetworkSpec]:
@@ -300,7 +316,9 @@ def _swarm_networks(views: list[tuple[str | None, Object]], host: str, balance: 
             if balance and place.balancer and near is not None:
                 own[index] += place.ip
                 continue
-            endpoints[index].append(EndpointSpec(port=near, vtep=far, mac=place.mac, ip=place.ip))
+            endpoints[index].append(
+                EndpointSpec(port=near, vtep=far, mac=place.mac, ip=place.ip, name=place.name, aliases=place.aliases)
+            )
     for at, vni in enumerate(vnis):
         mine = [(subnet, config) for index, subnet, config in pools if index == at]
         gateways = tuple(config.address("Gateway") for _, config in mine if config.text("Gateway", ""))

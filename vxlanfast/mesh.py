@@ -96,6 +96,8 @@ class MeshState:
         self.domains: dict[str, int] = {}
         self.numbers: dict[tuple[str, int], int] = {}  # (service, family): number
         self.servers: dict[tuple[int, bytes, int], int] = {}  # (number, address, port): number
+        #: Servers that only names lead to, since their service has no virtual address of their family: their weights.
+        self.named: dict[str, dict[tuple[bytes, int], int]] = {}
 
     def domain(self, name: str) -> int:
         """The number of a domain's name, which it keeps for good."""
@@ -129,6 +131,14 @@ class MeshState:
         """Be what the spec says, and touch nothing that is so already: connections, cursors and counts go on."""
         by_name = {network.name: network for network in spec.network}
         wanted = {(s.name, family): s for s in spec.expanded for family in s.families}
+        self.named = {
+            service.name: {
+                (parse_ip(one.address), one.port): one.weight
+                for one in service.server
+                if (service.name, family_of(one.address)) not in wanted
+            }
+            for service in spec.service
+        }
         for key in self.numbers.keys() - wanted.keys():
             self._remove(key, mesh, now_ns)
         for (name, family), service in wanted.items():
@@ -211,6 +221,10 @@ class MeshState:
 
     # --- single changes ---------------------------------------------------------------------------------
 
+    def only_named(self, service: str, address: str) -> dict[tuple[bytes, int], int] | None:
+        """Servers of a service that has no virtual address of that family; None: it has, or there is no such one."""
+        return None if (service, family_of(address)) in self.numbers else self.named.get(service)
+
     def service_number(self, name: str, address: str) -> int:
         """The number of a service, of an address's family. SpecError: no such service."""
         number = self.numbers.get((name, family_of(address)))
@@ -229,6 +243,10 @@ class MeshState:
 
     def set_server(self, service: str, address: str, port: int, **change: int) -> None:
         """As ``ipvsadm -e``."""
+        named, key = self.only_named(service, address), (parse_ip(address), port)
+        if named is not None and key in named:
+            named[key] = change.get("weight", named[key])
+            return
         self.services.set_server(self.server_number(service, address, port), **change)
         self.services.settle()
 
@@ -239,6 +257,10 @@ class MeshState:
 
     def add_server(self, service: str, server: ServerSpec) -> None:
         """As ``ipvsadm -a``."""
+        named = self.only_named(service, server.address)
+        if named is not None:
+            named[parse_ip(server.address), server.port] = server.weight
+            return
         number = self.service_number(service, server.address)
         key = number, parse_ip(server.address), server.port
         if key in self.servers:
@@ -253,6 +275,10 @@ class MeshState:
 
     def remove_server(self, service: str, address: str, port: int, mesh: Mesh, now_ns: int) -> int:
         """As ``ipvsadm -d``: how many connections went with it."""
+        named, key = self.only_named(service, address), (parse_ip(address), port)
+        if named is not None and key in named:
+            del named[key]
+            return 0
         found = self.server_number(service, address, port)
         del self.servers[self.service_number(service, address), parse_ip(address), port]
         ended = mesh.remove_server(found, now_ns)
@@ -260,6 +286,16 @@ class MeshState:
         return ended
 
     # --- to see it --------------------------------------------------------------------------------------
+
+    def servers_of(self, service: str) -> Iterator[tuple[bytes, int, int]]:
+        """Address, port and weight of each server that a service has now."""
+        for (address, port), weight in self.named.get(service, {}).items():
+            yield address, port, weight
+        for family in (4, 6):
+            number = self.numbers.get((service, family))
+            if number is not None:
+                for row in reversed(self.services.servers_of(number)):
+                    yield row["addr"], row["port"], row["weight"]
 
     def service_rows(self) -> Iterator[dict[str, Any]]:
         """Services in the order of their names: name, family, scheduler, matches, servers (newest first); what they

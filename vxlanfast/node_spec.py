@@ -11,7 +11,7 @@ from os import PathLike, fspath
 from typing import Any
 
 from vxlanfast.addr import VNI_MAX, format_ip, mac_of_ip, parse_ip, parse_mac
-from vxlanfast.checks import address, among, is_address, rule_error, station
+from vxlanfast.checks import address, among, dns_name, is_address, rule_error, station
 from vxlanfast.errors import SpecError
 from vxlanfast.live_spec import LiveSpec, TapSpec
 from vxlanfast.service_spec import (
@@ -43,7 +43,8 @@ class EndpointSpec:
     """A station: behind a ``port`` of this node, or at another ``vtep``, or at several, each of which gets a copy.
 
     ``mac`` None: 02:42 and the first IPv4 address, as Swarm has it; of a port without either it is learned. ``ip``: its
-    addresses.
+    addresses. ``name``: what DNS calls it, as Swarm does a task, and its ``aliases``; those of one name behind ports
+    of this node are one client, which is on all of their networks.
     """
 
     port: str | None = None
@@ -51,6 +52,8 @@ class EndpointSpec:
     mac: str | None = None
     ip: tuple[str, ...] = ()
     router: bool = False
+    name: str = ""
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.port is None) == (self.vtep is None):
@@ -66,6 +69,8 @@ class EndpointSpec:
             raise rule_error("vtep", list(self.vteps), "one address, or several, each once")
         for text in self.ip:
             address("ip", text)
+        for text in (*((self.name,) if self.name else ()), *self.aliases):
+            dns_name("name" if text == self.name else "aliases", text)
         if self.mac is not None:
             station(self.mac, "mac")
         elif self.address is None and (self.vtep is not None or self.ip):
@@ -146,6 +151,10 @@ class NetworkSpec:
     VTEP that it came by, so that tasks may see their clients' own addresses. ``guard``: those behind its ports answer
     on ports of services, and begin nothing. ``hops``: routers between it and services of other networks that are not
     there, and seen in the TTL alone (None: none; by profile "swarm" one of a lan).
+
+    ``resolver``: addresses in its subnets at which this node, as every node for its own stations, answers DNS: a port
+    of the plane, ``resolver_port`` ("": "resolver:" and the network's name), whose MAC is 02:42 and the last four bytes
+    of the first IPv4 address, else of the first. A network's name is a domain: name none like one that people visit.
     """
 
     name: str
@@ -157,6 +166,8 @@ class NetworkSpec:
     gateway_mac: str | None = None
     router_mac: str | None = None
     own: tuple[str, ...] = ()
+    resolver: tuple[str, ...] = ()
+    resolver_port: str = ""
     outside: str = ""
     internal: bool = False
     preserve_source: bool = False
@@ -219,6 +230,14 @@ class NetworkSpec:
             if parse_ip(text) in seen:
                 raise rule_error("own", text, f"taken already, by {seen[parse_ip(text)]}")
             seen[parse_ip(text)] = f"own {text}"
+        for text in self.resolver:
+            packed = address("resolver", text)
+            if packed in seen:
+                raise rule_error("resolver", text, f"taken already, by {seen[packed]}")
+            if not any(ip_address(text) in ip_network(subnet) for subnet in self.subnet):
+                known = ", ".join(self.subnet) or "none"
+                raise rule_error("resolver", text, f"an address in a subnet of the network: {known}")
+            seen[packed] = f"resolver {text}"
         places: dict[bytes, EndpointSpec] = {}
         for endpoint in self.endpoint:
             for text in endpoint.ip:
@@ -231,6 +250,8 @@ class NetworkSpec:
                 raise rule_error("mac", mac.hex(":"), "two endpoints have it")
             if mac is not None:
                 places[mac] = endpoint
+        if self.resolver_mac in {*places, *(mac_of_ip(parse_ip(text)) for text in (*self.gateway[:1], *self.own))}:
+            raise rule_error("resolver", list(self.resolver), "another has its MAC, which is made of the address")
         vteps = [parse_ip(peer.vtep) for peer in self.peer]
         for peer, packed in zip(self.peer, vteps, strict=True):
             if vteps.count(packed) > 1:
@@ -249,8 +270,20 @@ class NetworkSpec:
 
     @property
     def ports(self) -> tuple[str, ...]:
-        """Names of its ports, each once, in order."""
-        return tuple(dict.fromkeys(e.port for e in self.endpoint if e.port is not None))
+        """Names of its ports, each once, in order; the resolver's is the last."""
+        named = dict.fromkeys(e.port for e in self.endpoint if e.port is not None)
+        return (*named, self.port_of_resolver) if self.resolver else tuple(named)
+
+    @property
+    def port_of_resolver(self) -> str:
+        """The port by which questions leave the plane, and answers enter it."""
+        return self.resolver_port or f"resolver:{self.name}"
+
+    @property
+    def resolver_mac(self) -> bytes | None:
+        """The resolver's MAC; None: the network has no resolver."""
+        packed = sorted(map(parse_ip, self.resolver), key=len)  # the first of the shortest: sorted keeps the order
+        return mac_of_ip(packed[0]) if packed else None
 
     @property
     def here(self) -> tuple[str, ...]:
@@ -372,6 +405,7 @@ class NodeSpec:
                 raise rule_error("port", tap.port, f"[[live.tap]]: there are {', '.join(owners) or 'none'}")
         _check_subnets(self.network)
         self._check_services()
+        self._check_resolvers()
 
     def _check_services(self) -> None:
         """Services name networks that there are, and do not take each other's ports; domains agree on how far they
@@ -399,13 +433,25 @@ class NodeSpec:
             self._check_swarm(by_name)
         check_services(self.expanded)
 
+    def _check_resolvers(self) -> None:
+        """Nobody else has a resolver's address, and stations may ask it."""
+        taken = {(v.network, parse_ip(v.address)): s.name for s in self.service for v in s.virtual}
+        for network in self.network:
+            for text in network.resolver:
+                service = taken.get((network.name, parse_ip(text)))
+                if service is not None:
+                    raise rule_error("resolver", text, f"network {network.name}: it is service {service}'s already")
+            if network.guard and network.resolver:
+                rule = f"network {network.name}: those behind its ports begin nothing (guard), so nobody asks"
+                raise rule_error("resolver", list(network.resolver), rule)
+
     def _check_swarm(self, by_name: Mapping[str, NetworkSpec]) -> None:
         """A load balancer has an address in each network that it serves, and tasks see nobody else; where ports are
         published, tasks accept nothing but what is published of them."""
         guarded = set()
         for service in self.service:
-            if not service.home:
-                continue
+            if not service.virtual and not service.publish:
+                continue  # names alone
             home = by_name[service.home]
             if not home.own:
                 rule = f"network {home.name}: service {service.name} is masqueraded by it: this node's load balancer"

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from typing import NamedTuple
 
 from vxlanfast.addr import parse_ip
-from vxlanfast.checks import address, among, rule_error
+from vxlanfast.checks import address, among, dns_name, rule_error
 from vxlanfast.errors import SpecError
 
 PROTOCOLS = {"any": 0, "tcp": 6, "udp": 17, "sctp": 132}
@@ -17,6 +17,7 @@ REMOVALS = ("drain", "hold", "reset", "reschedule")
 MODES = ("ingress", "host")
 SEMANTICS = ("fixed", "ipvs")
 PROFILES = ("fixed", "swarm")
+DNS = ("vip", "dnsrr")
 TIMEOUT_MAX_S = 31 * 86400
 #: A service of these has what no other one of its address has.
 ALL_PORTS = (1, 65535)
@@ -164,6 +165,9 @@ class ServiceSpec:
     out. ``tcp_s`` (open), ``fin_s`` (being closed),
     ``udp_s``: seconds after which a silent connection goes, 0 for the node's. ``servers_in``: the network that servers
     are reached from, where it is not that of the clients.
+
+    Names, where networks have a ``resolver``: its ``name`` and its ``aliases`` are, in a network where it has a virtual
+    address, that address; with ``dns`` "dnsrr" (or without one) they are its servers, as ``tasks.`` and a name always.
     """
 
     name: str
@@ -180,6 +184,8 @@ class ServiceSpec:
     fin_s: int = 0
     udp_s: int = 0
     servers_in: str = ""
+    aliases: tuple[str, ...] = ()
+    dns: str = "vip"
     virtual: tuple[VirtualSpec, ...] = ()
     publish: tuple[PublishSpec, ...] = ()
     server: tuple[ServerSpec, ...] = ()
@@ -189,6 +195,10 @@ class ServiceSpec:
             raise rule_error("scheduler", self.scheduler, ", ".join(SCHEDULERS))
         if self.removal not in REMOVALS:
             raise rule_error("removal", self.removal, ", ".join(REMOVALS))
+        if self.dns not in DNS:
+            raise rule_error("dns", self.dns, " or ".join(DNS))
+        for text in self.aliases:
+            dns_name("aliases", text)
         sizes = [len(address("masquerade", text)) for text in self.masquerade]
         if len(set(sizes)) < len(sizes):
             raise rule_error("masquerade", list(self.masquerade), "one address of a family")

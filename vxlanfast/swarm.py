@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vxlanfast.addr import parse_ip
+from vxlanfast.checks import dns_name
+from vxlanfast.errors import SpecError
 from vxlanfast.foreign import Json, Object, read_objects, said_of
 from vxlanfast.node_spec import NetworkSpec
 from vxlanfast.service_spec import MODES, PROTOCOLS, PublishSpec, ServerSpec, ServiceSpec, VirtualSpec
@@ -38,6 +41,14 @@ def swarm_networks(views: Iterable[Object]) -> dict[str, SwarmNetwork]:
             tasks = {**seen.tasks, **tasks}
         networks[number] = SwarmNetwork(view.word("Name"), view.flag("Ingress"), tasks)
     return networks
+
+
+def name_of(entry: Object, key: str = "Name") -> str:
+    """What DNS calls a task or a service; "": nothing, since DNS cannot have that name."""
+    text = entry.text(key, "")
+    with suppress(SpecError):
+        return dns_name(key, text)
+    return ""
 
 
 def balancer_of(view: Object) -> str | None:
@@ -72,8 +83,9 @@ def services_from_docker(
     """The services of ``docker service inspect $(docker service ls -q)``, in each network where they have a virtual
     address; what is published is in the ingress network, by the addresses of ``lan``.
 
-    Services without virtual addresses (dnsrr) are DNS's alone. The order in which Docker added tasks is nowhere to be
-    seen: they are in the order of their addresses. SpecError: something is malformed.
+    Services without virtual addresses (dnsrr) are DNS's alone. Clients know each by its own name, an alias here. The
+    order in which Docker added tasks is nowhere to be seen: they are in the order of their addresses. SpecError:
+    something is malformed.
     """
     return tuple(made for service in read_objects("services", services) for made in _service(service, networks, lan))
 
@@ -89,12 +101,20 @@ def _service(service: Object, networks: Mapping[str, SwarmNetwork], lan: Network
             raise entry.wrong("NetworkID", "up to 64 digits and small letters")
         if number in networks and entry.text("Addr", ""):
             found[number] = entry.address("Addr")
+    aliases = tuple(filter(None, (name_of(service.object("Spec")),)))
+    for network in networks.values() if not found else ():
+        if network.tasks.get(name) and not network.ingress:
+            with said_of(service.where):
+                yield ServiceSpec(
+                    name=f"{name} in {network.name}", servers_in=network.name, aliases=aliases, dns="dnsrr",
+                    server=tuple(ServerSpec(address=task) for task in network.tasks[name]),
+                )  # fmt: skip
     for number, address in found.items():
         network = networks[number]
         publish = tuple(_publish(endpoint, lan)) if network.ingress else ()
         with said_of(service.where):
             yield ServiceSpec(
                 name=f"{name} in {network.name}", virtual=(VirtualSpec(network=network.name, address=address),),
-                servers_in=network.name, publish=publish,
+                servers_in=network.name, aliases=aliases, publish=publish,
                 server=tuple(ServerSpec(address=task) for task in network.tasks.get(name, ())),
             )  # fmt: skip
