@@ -115,6 +115,8 @@ def test_core(path: Path) -> None:
     ("foreign", {"addr", "errors"}),
     ("ipvsadm_rules", {"addr", "errors", "foreign", "service_spec"}),
     ("swarm", {"addr", "foreign", "node_spec", "service_spec"}),
+    ("netlink", {"errors"}),
+    ("links", {"addr", "checks", "errors", "netlink"}),
     ("importers", {"addr", "errors", "foreign", "node_spec", "service_spec", "spec", "swarm"}),
 ])  # fmt: skip
 def test_lower_modules(name: str, may: set[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "CaptureError",
+    "DeviceError",
     "FilterError",
     "Interrupted",
     "MissingLibraryError",
@@ -54,6 +55,26 @@ class OutputError(VxlanFastError, OSError):
 
 def _output_error(message: str, errno: int | None, path: str | None) -> OutputError:
     return OutputError(message, errno=errno, path=path)
+
+
+class DeviceError(VxlanFastError, OSError):
+    """A network device or namespace that cannot be opened, made or changed: ``errno`` says why, ``filename`` which file
+    was meant, if any."""
+
+    def __init__(self, message: str, *, errno: int | None = None, path: str | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+        self.filename = path
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _device_error, (self.args[0], self.errno, self.filename)
+
+
+def _device_error(message: str, errno: int | None, path: str | None) -> DeviceError:
+    return DeviceError(message, errno=errno, path=path)
 
 
 class MissingLibraryError(VxlanFastError, ImportError):
