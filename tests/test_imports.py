@@ -117,6 +117,8 @@ def test_core(path: Path) -> None:
     ("swarm", {"addr", "foreign", "node_spec", "service_spec"}),
     ("netlink", {"errors"}),
     ("links", {"addr", "checks", "errors", "netlink"}),
+    ("kernel_tables", {"addr", "dataplane", "errors", "foreign", "importers", "node_spec", "spec"}),
+    ("from_kernel", {"dataplane", "errors", "kernel_tables", "links", "netlink", "node_spec"}),
     ("importers", {"addr", "errors", "foreign", "node_spec", "service_spec", "spec", "swarm"}),
 ])  # fmt: skip
 def test_lower_modules(name: str, may: set[str]) -> None:
