@@ -510,23 +510,48 @@ def test_like_docker(lab: Lab) -> None:
 
 
 def test_like_evpn(lab: Lab) -> None:
-    """Entries and neighbours of a control plane, head-end replication beside them."""
+    """Entries of a control plane on the device, neighbours on the bridge above it, which answers for them."""
+    try:
+        lab.link("add br0 type bridge")
+        lab.link("set vx42 master br0")
+        run("bridge", "-n", lab.namespace, "link", "set", "dev", "vx42", "neigh_suppress", "on")
+    except OSError as error:
+        pytest.skip(f"no such bridge here: {error}")
+    lab.link("set vx42 up")
+    base = replace(BASE, network=BASE.network[1:])
 
     async def check(lab: Lab) -> None:
+        network = lab.plane.spec.network[-1]
+        assert (network.proxy, network.unknown_neighbours) == (True, "flood")
         for n in (2, 3):
+            mac = f"02:00:00:00:00:0{n + 3}"
             lab.fdb(f"append 00:00:00:00:00:00 dev vx42 dst 192.0.2.{n} self permanent")
-            lab.fdb(f"replace 02:00:00:00:00:0{n + 3} dev vx42 dst 192.0.2.{n} self extern_learn dynamic")
-            lab.neigh(f"replace 10.0.9.{n} lladdr 02:00:00:00:00:0{n + 3} dev vx42 nud noarp extern_learn proto zebra")
+            lab.fdb(f"replace {mac} dev vx42 dst 192.0.2.{n} self extern_learn dynamic")
+            lab.fdb(f"replace {mac} dev vx42 master extern_learn dynamic")
+            lab.neigh(f"replace 10.0.9.{n} lladdr {mac} dev br0 nud noarp extern_learn proto zebra")
         await lab.until(lambda: lab.is_equal() and len(lab.neighbours()) == 2)
-        # A station moves to the other VTEP.
+        assert lab.neighbours()["10.0.9.3"] == ("02:00:00:00:00:06", "192.0.2.3")
+        # A station moves to the other VTEP; on the device itself its address would be another's.
         lab.fdb("replace 02:00:00:00:00:05 dev vx42 dst 192.0.2.3 self extern_learn dynamic")
+        await lab.until(lambda: lab.neighbours()["10.0.9.2"] == ("02:00:00:00:00:05", "192.0.2.3"))
+        lab.neigh("replace 10.0.9.2 lladdr 02:00:00:00:00:77 dev vx42 nud permanent")
+        await lab.until(lambda: lab.neighbours()["10.0.9.2"] == ("02:00:00:00:00:77", None))
+        lab.neigh("del 10.0.9.2 dev vx42")
         await lab.until(lambda: lab.neighbours()["10.0.9.2"] == ("02:00:00:00:00:05", "192.0.2.3"))
         # A VTEP is withdrawn.
         lab.fdb("del 00:00:00:00:00:00 dev vx42 dst 192.0.2.2 self")
         await lab.until(lambda: lab.members() == {"192.0.2.3": True})
+        # The device leaves the bridge, whose neighbours are nobody's then; and another answers no more.
+        lab.link("set vx42 nomaster")
+        await lab.until(lambda: not lab.neighbours() and not lab.plane.spec.network[-1].proxy)
+        lab.link("set vx42 master br0")
+        lab.neigh("replace 10.0.9.2 lladdr 02:00:00:00:00:05 dev br0 nud permanent")
+        await lab.until(lambda: len(lab.neighbours()) == 1 and lab.is_equal())
+        lab.link("del br0")
+        await lab.until(lambda: not lab.neighbours())
         assert lab.is_equal() and not lab.kernel.errors
 
-    lab.follow(check)
+    lab.follow(check, base=base)
 
 
 def test_one_device_for_all(lab: Lab) -> None:

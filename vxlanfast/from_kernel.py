@@ -328,9 +328,9 @@ def _told(name: str, device: Device | None) -> dict[str, Any]:
     if device is None:
         return {"device": name, "present": False, "vnis": [], "stations": 0, "neighbours": 0, "flood": 0}
     info = device.info
-    vnis = sorted({*device.known, *([] if device.vni is None else [device.vni])})
     return {
-        "device": name, "present": True, "ifindex": device.row["ifindex"], "up": device.row["up"], "vnis": vnis,
+        "device": name, "present": True, "ifindex": device.row["ifindex"], "up": device.row["up"],
+        "vnis": sorted(device.vnis),
         "stations": sum(len(known.stations) for known in device.known.values()),
         "neighbours": sum(len(known.neighbours) for known in device.known.values()),
         "flood": sum(len(known.flood) for known in device.known.values()),

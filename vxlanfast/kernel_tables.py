@@ -47,6 +47,11 @@ class Known:
     neighbours: dict[str, dict[int, Neighbour]] = field(default_factory=dict)
     addresses: dict[str, set[str]] = field(default_factory=dict)  # by MAC
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is as if the VNI had never been heard of."""
+        return not (self.stations or self.flood or self.neighbours)
+
     def put(self, mac: str, vtep: str | None) -> None:
         """A station is at a VTEP, or there is none any more."""
         before = self.stations.pop(mac, None)
@@ -77,6 +82,11 @@ class Device:
     def vni(self) -> int | None:
         """The one of the device; None: each entry has its own (``external``)."""
         return None if self.info.get("external") else int(self.info["id"])
+
+    @property
+    def vnis(self) -> set[int]:
+        """Its own, or those that it knows something of."""
+        return {vni for vni, known in self.known.items() if not known.is_empty} if self.vni is None else {self.vni}
 
     def vni_of(self, entry: Object) -> int:
         """The VNI of an entry. SpecError: it is sent with another than it is looked up with."""
@@ -324,7 +334,7 @@ class KernelTables:
     @property
     def vnis(self) -> list[int]:
         """VNIs that anything is known of, and those of devices."""
-        return sorted({vni for d in self.devices.values() for vni in (*d.known, *([] if d.vni is None else [d.vni]))})
+        return sorted({vni for device in self.devices.values() for vni in device.vnis})
 
     @property
     def notes(self) -> list[str]:
@@ -333,7 +343,7 @@ class KernelTables:
 
     def _of(self, vni: int) -> Iterator[tuple[Device, Known]]:
         for device in self.devices.values():
-            if vni in device.known or vni == device.vni:
+            if vni in device.known or vni == device.vni:  # of a device's own, nothing may be known
                 yield device, device.known.get(vni) or Known()
 
     def station(self, vni: int, mac: str) -> str | None:
