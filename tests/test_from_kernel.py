@@ -391,20 +391,29 @@ def test_another_base(lab: Lab) -> None:
         first = BASE.network[0]
         mine = vf.EndpointSpec(port="tap2", mac="02:00:00:00:00:06")
         base = replace(BASE, network=(replace(first, endpoint=(*first.endpoint, mine)), BASE.network[1]))
-        spec = lab.kernel.snapshot(base)
-        prepared = lab.plane.prepare(spec)
-        lab.fdb("add 02:00:00:00:00:07 dev vx42 dst 192.0.2.2")
-        lab.fdb("del 02:00:00:00:00:05 dev vx42 dst 192.0.2.2")
-        await lab.until(lambda: "02:00:00:00:00:07" in lab.stations())
-        with lab.lock:
-            lab.plane.apply(prepared)
-            lab.kernel.applied(lab.plane)
+        right = lab.apply
+
+        async def slowly(spec: NodeSpec) -> None:
+            if not lab.specs:
+                lab.fdb("add 02:00:00:00:00:07 dev vx42 dst 192.0.2.2")
+                lab.fdb("del 02:00:00:00:00:05 dev vx42 dst 192.0.2.2")
+                await lab.until(lambda: "02:00:00:00:00:07" in lab.stations())
+            await right(spec)
+
+        lab.kernel._apply = slowly
+        await lab.kernel.rebase(base)
         assert lab.stations() == {"02:00:00:00:00:07": "192.0.2.2"}
         entry = lab.plane.station(42, "02:00:00:00:00:06")
         assert entry is not None and entry["place"] == "tap2"
         lab.fdb("append 00:00:00:00:00:00 dev vx42 dst 192.0.2.3")
         await lab.until(lambda: "192.0.2.3" in lab.members())
         assert lab.plane.spec.network[0].endpoint[: len(first.endpoint) + 1] == (*first.endpoint, mine)
+        # One that is refused: the old one goes on.
+        with pytest.raises(SpecError, match="own"):
+            await lab.kernel.rebase(replace(BASE, vtep=("192.0.2.9",)))
+        lab.fdb("append 00:00:00:00:00:00 dev vx42 dst 192.0.2.4")
+        await lab.until(lambda: "192.0.2.4" in lab.members())
+        assert mine in lab.plane.spec.network[0].endpoint and not lab.kernel.errors
 
     lab.follow(check)
 
@@ -454,6 +463,7 @@ def test_devices_that_cannot_be_followed(lab: Lab) -> None:
         told = lab.kernel.followed()
         assert [one["present"] for one in told["devices"]] == [False, True, False]
         assert told["notes"] == [
+            "device vxg: port = 4791: this node's is 4789",
             "device v0: it is no vxlan device (veth)",
             "device vxg: a node floods to its members, not to a multicast group",
             "fdb: vxg: dst = '239.1.1.1': a node floods by head-end replication, not to a multicast group",
@@ -461,6 +471,8 @@ def test_devices_that_cannot_be_followed(lab: Lab) -> None:
         assert [network.name for network in lab.plane.spec.network] == ["web", "lan", "vxg"]
 
     lab.follow(check, "v0", "vxg", "vx9")
+    with FromKernel("vx42", lab.namespace) as kernel, pytest.raises(ValueError, match="is to be made of a snapshot"):
+        kernel.start(vf.Dataplane(BASE), None, lab.apply)
     with pytest.raises(SpecError, match="from-kernel: a vxlan device at least"):
         FromKernel([], lab.namespace)
     with pytest.raises(SpecError, match="device = 'no name'"):
@@ -574,6 +586,7 @@ def test_one_device_for_all(lab: Lab) -> None:
         assert lab.stations(43) == {"02:00:00:00:00:05": "192.0.2.43", "02:00:00:00:00:06": "192.0.2.6"}
         assert lab.members(43) == {"192.0.2.43": True, "192.0.2.6": False}
         await lab.until(lambda: lab.kernel.followed()["notes"] == [
+            "device vxe: port = 4790: this node's is 4789",
             "fdb: vxe: vni = 44: 43, with which it is looked up: a network has one VNI"
         ])  # fmt: skip
         lab.fdb("append 00:00:00:00:00:00 dev vxe dst 192.0.2.9 src_vni 45 vni 45")

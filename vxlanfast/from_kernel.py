@@ -28,19 +28,18 @@ _JOURNAL = 1 << 16  # keys that changed while a spec was being applied; beyond, 
 Apply = Callable[["NodeSpec"], Awaitable[object]]
 
 
-def read_tables(namespace: Namespace = None) -> Tables:
-    """Devices, FDB and neighbours of a namespace. DeviceError: it cannot be entered."""
-    with Netlink(namespace) as link:
-        messages = link.dump(netlink.GETLINK)
-        names = {message["index"]: str(message.get_attr("IFLA_IFNAME")) for message in messages}
-        vlans = link.dump(netlink.GETLINK, family=netlink.BRIDGE, IFLA_EXT_MASK=netlink.FILTER_BRVLAN)
-        fdb = link.dump(netlink.GETNEIGH, family=netlink.BRIDGE)
-        return Tables(
-            links=[link_row(message, names) for message in messages],
-            vlans=[vlans_row(message) for message in vlans],
-            fdb=[fdb_row(message, names) for message in fdb],
-            neigh=[neigh_row(message, names) for message in link.dump(netlink.GETNEIGH)],
-        )
+def read_tables(link: Netlink) -> Tables:
+    """Devices, FDB and neighbours of a socket's namespace."""
+    messages = link.dump(netlink.GETLINK)
+    names = {message["index"]: str(message.get_attr("IFLA_IFNAME")) for message in messages}
+    vlans = link.dump(netlink.GETLINK, family=netlink.BRIDGE, IFLA_EXT_MASK=netlink.FILTER_BRVLAN)
+    fdb = link.dump(netlink.GETNEIGH, family=netlink.BRIDGE)
+    return Tables(
+        links=[link_row(message, names) for message in messages],
+        vlans=[vlans_row(message) for message in vlans],
+        fdb=[fdb_row(message, names) for message in fdb],
+        neigh=[neigh_row(message, names) for message in link.dump(netlink.GETNEIGH)],
+    )
 
 
 class FromKernel:
@@ -54,8 +53,8 @@ class FromKernel:
     >>> plane = Dataplane(follower.snapshot(load_spec(path)))    # doctest: +SKIP
     >>> task = follower.start(plane, lock, apply)                # doctest: +SKIP
 
-    ``apply`` is given merged specs, to be applied as they are. Who applies another base does so with ``snapshot`` of
-    it, and says ``applied`` then. SpecError: no name of a device; DeviceError: no such namespace.
+    ``apply`` is given merged specs, to be applied as they are, one at a time; another base goes through ``rebase``.
+    SpecError: no name of a device; DeviceError: no such namespace.
     """
 
     def __init__(self, devices: Sequence[str], namespace: Namespace = None) -> None:
@@ -79,25 +78,50 @@ class FromKernel:
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._last = 0.0
+        self._serial = asyncio.Lock()  # one spec at a time
         # First the events, then what there is: nothing can happen between.
         self._link = Netlink(namespace, (netlink.GROUP_LINK, netlink.GROUP_NEIGH))
         try:
-            self.tables.load(read_tables(namespace))
+            self._asking = Netlink(namespace)
         except BaseException:
             self._link.close()
+            raise
+        try:
+            self.tables.load(read_tables(self._asking))
+        except BaseException:
+            self.close()
             raise
 
     # --- specs --------------------------------------------------------------------------------------------
 
     def snapshot(self, base: NodeSpec) -> NodeSpec:
-        """``base`` with what the kernel knows now. SpecError: the two make no spec together."""
+        """``base`` with what the kernel knows now, to ``start`` with. SpecError: the two make no spec together."""
         self._pending = self.tables.merge(base)
         self._journal, self._journal_full = set(), False
         return self._pending.spec
 
-    def applied(self, plane: Dataplane) -> None:
+    async def rebase(self, base: NodeSpec) -> None:
+        """Another base: ``apply`` is given it with what the kernel knows. What ``apply`` raises, and SpecError: it is
+        refused, and the old one goes on."""
+        async with self._serial:
+            await self._renew(base)
+
+    async def _renew(self, base: NodeSpec) -> None:
+        assert self._plane is not None and self._apply is not None
+        waiting, self._touched = self._touched, set()  # the spec has them
+        try:
+            await self._apply(self.snapshot(base))
+        except BaseException:
+            self._touched |= waiting
+            self._pending = self._journal = None
+            raise
+        self.applies += 1
+        with self._held():
+            self._applied(self._plane)
+
+    def _applied(self, plane: Dataplane) -> None:
         """The spec of the last ``snapshot`` is the plane's now: what changed meanwhile, and addresses without a
-        station, are set. Whoever calls holds the plane's lock."""
+        station, are set."""
         if self._pending is None:
             return
         self._merged, self._pending = self._pending, None
@@ -124,11 +148,13 @@ class FromKernel:
         self, plane: Dataplane, lock: threading.RLock | threading.Lock | None, apply: Apply
     ) -> asyncio.Task[None]:
         """Follow on the running loop, until ``close``. ``lock`` is held while tables are read or changed; ``apply``
-        makes a spec the plane's, and is called for new VTEPs alone."""
+        makes a spec the plane's, and is called for new VTEPs alone. ValueError: the plane has no ``snapshot``."""
+        if self._pending is None:
+            raise ValueError("start: the plane is to be made of a snapshot")
         self._plane, self._lock, self._apply = plane, lock, apply
         self._loop = asyncio.get_running_loop()
         with self._held():
-            self.applied(plane)
+            self._applied(plane)
         self._loop.add_reader(self._link.fileno(), self._readable)
         self._task = self._loop.create_task(self._run(), name="vxlanfast-from-kernel")
         return self._task
@@ -222,7 +248,7 @@ class FromKernel:
         self._stale = False
         self._loop.remove_reader(self._link.fileno())
         try:
-            tables = await asyncio.to_thread(read_tables, self.namespace)
+            tables = await asyncio.to_thread(read_tables, self._asking)
         except BaseException:
             self._stale = True
             raise
@@ -233,18 +259,11 @@ class FromKernel:
         self.resyncs += 1
 
     async def _flush(self) -> None:
-        assert self._plane is not None and self._apply is not None and self._merged is not None
+        assert self._plane is not None and self._merged is not None
         if self._differs():
-            spec = self.snapshot(self._merged.base)
-            waiting, self._touched = self._touched, set()  # the spec has them
-            try:
-                await self._apply(spec)
-            except BaseException:
-                self._touched |= waiting
-                raise
-            self.applies += 1
-            with self._held():
-                self.applied(self._plane)
+            async with self._serial:
+                if self._differs():
+                    await self._renew(self._merged.base)
         while self._touched:
             some = {self._touched.pop() for _ in range(min(_AT_ONCE, len(self._touched)))}
             with self._held():
@@ -304,8 +323,22 @@ class FromKernel:
             "events": self.events, "changes": self.changes, "applies": self.applies, "resyncs": self.resyncs,
             "overruns": self.overruns, "errors": self.errors, "last_error": self.last_error,
             "malformed": self._link.malformed, "passed_over": len(self.tables.passed_over),
-            "notes": self.tables.notes,
+            "notes": [*self._differences(), *self.tables.notes],
         }  # fmt: skip
+
+    def _differences(self) -> Iterable[str]:
+        """Devices whose peers this node will not reach, or that do not know it."""
+        merged = self._merged or self._pending
+        if merged is None:
+            return
+        base = merged.base
+        for device in self.tables.devices.values():
+            port = device.info.get("port")
+            if port != base.port:
+                yield f"device {device.row['ifname']}: port = {port}: this node's is {base.port}"
+            local = device.info.get("local") or device.info.get("local6")
+            if local is not None and local not in base.vtep:
+                yield f"device {device.row['ifname']}: local = {local}: this node's vtep is {', '.join(base.vtep)}"
 
     def close(self) -> None:
         """Follow no longer; again is no error. The plane keeps what it has."""
@@ -315,6 +348,7 @@ class FromKernel:
         if self._loop is not None and not self._loop.is_closed() and self._link.fileno() >= 0:
             self._loop.remove_reader(self._link.fileno())
         self._link.close()
+        self._asking.close()
 
     def __enter__(self) -> Self:
         return self
