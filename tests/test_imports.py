@@ -123,6 +123,8 @@ def test_core(path: Path) -> None:
     ("upstream", {"checks", "errors", "resolver"}),
     ("stub_tcp", set()),
     ("stub", {"stub_tcp"}),
+    ("kernel_tables", {"addr", "dataplane", "errors", "foreign", "importers", "node_spec", "spec"}),
+    ("from_kernel", {"dataplane", "errors", "kernel_tables", "links", "netlink", "node_spec"}),
     ("importers", {"addr", "errors", "foreign", "node_spec", "service_spec", "spec", "swarm"}),
 ])  # fmt: skip
 def test_lower_modules(name: str, may: set[str]) -> None:

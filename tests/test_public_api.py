@@ -57,7 +57,7 @@ Dataplane
     services() -> Iterator[dict[str, Any]]
     set_cursor(service: str, address: str, port: int = 0) -> None
     set_mesh(**change: bool) -> None
-    set_neighbour(vni: int, address: str, mac: str, place: str | None = None) -> None
+    set_neighbour(vni: int, address: str, mac: str, place: str | None = None, *, router: bool = False) -> None
     set_server(service: str, address: str, port: int = 0, **change: int) -> None
     set_station(vni: int, mac: str, *places: str) -> None
     property spec

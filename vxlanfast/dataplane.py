@@ -461,11 +461,13 @@ class Dataplane:
         """As ``bridge fdb del``: whether there was an entry."""
         return self._now.fdb.delete(self._net(vni), station(mac))
 
-    def set_neighbour(self, vni: int, address: str, mac: str, place: str | None = None) -> None:
+    def set_neighbour(
+        self, vni: int, address: str, mac: str, place: str | None = None, *, router: bool = False
+    ) -> None:
         """As ``ip neigh replace``: the MAC of an address. ``place``: claims of it from elsewhere are false."""
         dest = NONE if place is None else self._place(vni, place)
         try:
-            self._now.neigh.set(self._net(vni), parse_ip(address), parse_mac(mac), dest=dest)
+            self._now.neigh.set(self._net(vni), parse_ip(address), parse_mac(mac), router=router, dest=dest)
         except OverflowError as error:
             raise TableFullError(str(error)) from None
 

@@ -104,9 +104,50 @@ def _agreed(devices: list[_Device], vtep: Sequence[str]) -> dict[str, Any]:
     return {"vtep": vteps, **{key: value for key, (_, value) in said.items()}}
 
 
-def _is_set(entry: Object) -> bool:
-    """Whether somebody set an entry, by hand or from a control plane, and no frame taught it."""
+def is_set(entry: Object) -> bool:
+    """Whether somebody set an FDB entry, by hand or from a control plane, and no frame taught it."""
     return entry.text("state", "") in ("permanent", "static") or "extern_learn" in entry.texts("flags")
+
+
+def is_known(neighbour: Object) -> bool:
+    """Whether somebody set a neighbour, and nobody was asked for it: what is asked for will be asked for again."""
+    states = set(neighbour.texts("state"))
+    control = "extern_learn" in neighbour.values and not states & {"FAILED", "INCOMPLETE"}
+    return (control or bool({"PERMANENT", "NOARP"} & states)) and "lladdr" in neighbour
+
+
+def remote_of(entry: Object, vni: int, port: int) -> tuple[str, str] | None:
+    """The MAC and the VTEP of an entry that was set at a vxlan device, None of any other; the zero MAC is for what is
+    flooded. ``vni`` and ``port``: the device's. SpecError: no node has such an entry."""
+    if "dst" not in entry or not is_set(entry):
+        return None
+    mac, dst = entry.mac("mac"), entry.address("dst")
+    if ip_address(dst).is_multicast:
+        raise entry.wrong("dst", _HEAD_END)
+    for key, value in (("vni", vni), ("port", port)):
+        if entry.number(key, value, VNI_MAX) != value:
+            raise entry.wrong(key, f"{value}, as its device {entry.word('ifname')} has it")
+    return mac, dst
+
+
+def vxlan_policies(link: Object) -> dict[str, Any]:
+    """What a vxlan device, as ``ip -d`` has it, says of a network's own keys. SpecError: it has what no node does."""
+    return _policies(_device(link))
+
+
+def _policies(vxlan: _Device) -> dict[str, Any]:
+    info = vxlan.info
+    for key, rule in _CANNOT.items():
+        if info.values.get(key):
+            raise info.wrong(key, rule)
+    proxy, limit = info.flag("proxy"), info.number("limit", 0, (1 << 32) - 1)
+    return {
+        "learn": info.flag("learning", True),
+        "gbp": info.flag("gbp"),
+        "proxy": proxy or vxlan.slave.flag("neigh_suppress"),
+        "unknown_neighbours": "swallow" if proxy else "flood",
+        "learned_limit": min(limit or _LEARNED, _LEARNED_MAX),
+    }
 
 
 class _Tables:
@@ -118,7 +159,7 @@ class _Tables:
             self.fdb.setdefault(entry.word("ifname"), []).append(entry)
         self.neigh: dict[tuple[str, str], list[Object]] = {}
         for entry in read_objects("neigh", neigh):
-            if {"PERMANENT", "NOARP"} & set(entry.texts("state")) and "lladdr" in entry:
+            if is_known(entry):
                 self.neigh.setdefault((entry.word("dev"), entry.text("lladdr").lower()), []).append(entry)
 
     def endpoint(self, vxlan: _Device, mac: str, *, port: str | None = None, vtep: str | None = None) -> EndpointSpec:
@@ -134,16 +175,12 @@ class _Tables:
         """Stations behind a vxlan device, and its VTEPs: whether they get what is flooded."""
         stations: dict[str, str] = {}
         members: dict[str, bool] = {}
-        ours = {"vni": vxlan.info.number("id", None, VNI_MAX), "port": vxlan.info.number("port", DEFAULT_PORT, 65535)}
+        vni, port = vxlan.info.number("id", None, VNI_MAX), vxlan.info.number("port", DEFAULT_PORT, 65535)
         for entry in self.fdb.get(vxlan.name, ()):
-            if "dst" not in entry or not _is_set(entry):
+            found = remote_of(entry, vni, port)
+            if found is None:
                 continue
-            mac, dst = entry.mac("mac"), entry.address("dst")
-            if ip_address(dst).is_multicast:
-                raise entry.wrong("dst", _HEAD_END)
-            for key, value in ours.items():
-                if entry.number(key, value, VNI_MAX) != value:
-                    raise entry.wrong(key, f"{value}, as its device {vxlan.name} has it")
+            mac, dst = found
             members[dst] = members.get(dst, False) or mac == _ZERO
             if mac != _ZERO:
                 stations.setdefault(mac, dst)
@@ -154,7 +191,7 @@ class _Tables:
 
         What is permanent there is no station's address but the host's own, of the port itself for one.
         """
-        entries = [entry for entry in self.fdb.get(port.name, ()) if "master" in entry and _is_set(entry)]
+        entries = [entry for entry in self.fdb.get(port.name, ()) if "master" in entry and is_set(entry)]
         macs = {entry.mac("mac") for entry in entries if entry.text("state", "") != "permanent"}
         if macs:
             return [self.endpoint(vxlan, mac, port=port.name) for mac in sorted(macs)]
@@ -164,21 +201,13 @@ class _Tables:
 
 def _network(vxlan: _Device, devices: list[_Device], tables: _Tables) -> NetworkSpec:
     """The network of one vxlan device."""
-    info = vxlan.info
-    for key, rule in _CANNOT.items():
-        if info.values.get(key):
-            raise info.wrong(key, rule)
+    policies = _policies(vxlan)
     ports = [device for device in devices if device.bridge and device.bridge == vxlan.bridge and device is not vxlan]
     near = [endpoint for port in ports for endpoint in tables.local(vxlan, port)]
     far, members = tables.remote(vxlan)
-    proxy, limit = info.flag("proxy"), info.number("limit", 0, (1 << 32) - 1)
     settings: dict[str, Any] = {
-        "vni": info.number("id", None, VNI_MAX),
-        "learn": info.flag("learning", True),
-        "gbp": info.flag("gbp"),
-        "proxy": proxy or vxlan.slave.flag("neigh_suppress"),
-        "unknown_neighbours": "swallow" if proxy else "flood",
-        "learned_limit": min(limit or _LEARNED, _LEARNED_MAX),
+        "vni": vxlan.info.number("id", None, VNI_MAX),
+        **policies,
         "flood": "head-end" if any(members.values()) else "off",
         "peer": tuple(PeerSpec(vtep=member, flood=members[member]) for member in _by_address(members)),
     }

@@ -29,6 +29,7 @@ NEWADDR, DELADDR, GETADDR = 20, 21, 22
 NEWROUTE, GETROUTE = 24, 26
 NEWNEIGH, DELNEIGH, GETNEIGH = 28, 29, 30
 GROUP_LINK, GROUP_NEIGH, GROUP_IPV4_IFADDR, GROUP_IPV6_IFADDR = 1, 3, 5, 9
+BRIDGE = 7  # AF_BRIDGE
 FILTER_BRVLAN = 2  # RTEXT_FILTER_BRVLAN: with a bridge's VLANs
 #: linux/netlink.h.
 _REQUEST, _ACK, _ROOT, _MATCH = 1, 4, 0x100, 0x200
@@ -243,9 +244,11 @@ class Netlink:
                 break
         return [_decoded(kind, message) for kind, _, message in answers]
 
-    def events(self) -> Iterator[tuple[int, Any]]:
-        """Kind and message of what has happened, as far as it has been told; never waits. Overrun: there was more."""
-        while True:
+    def events(self, most: int = 1 << 30) -> Iterator[tuple[int, Any]]:
+        """Kind and message of what has happened, as far as it has been told, some ``most`` of them; never waits.
+        Overrun: there was more, which is lost."""
+        told = 0
+        while told < most:
             try:
                 data = self._sock.recv(_BUFFER_LEN)
             except BlockingIOError:
@@ -258,6 +261,7 @@ class Netlink:
                 if kind == _OVERRUN:
                     raise Overrun
                 if kind in _OF_KIND:
+                    told += 1
                     try:
                         decoded = _decoded(kind, message)
                     except Exception:  # of a newer kernel, in what way pyroute2 alone knows
@@ -401,6 +405,28 @@ def fdb_row(message: Any, names: Mapping[int, str]) -> Row:
         value = message.get_attr(f"NDA_{name}")
         if value is not None:
             row[key] = value
+    return row
+
+
+def vlans_row(message: Any) -> Row:
+    """A bridge's port, or the bridge itself: VLANs that leave it untagged, and the VNIs of VLANs."""
+    row: Row = {"ifindex": message["index"], "untagged": [], "pvid": None, "tunnels": {}}
+    spec = message.get_attr("IFLA_AF_SPEC")
+    begun: tuple[int, int] | None = None
+    for name, value in spec["attrs"] if spec is not None else ():
+        if name == "IFLA_BRIDGE_VLAN_INFO":
+            if value["flags"] & 4:  # BRIDGE_VLAN_INFO_UNTAGGED
+                row["untagged"].append(value["vid"])
+            if value["flags"] & 2:  # BRIDGE_VLAN_INFO_PVID
+                row["pvid"] = value["vid"]
+        elif name == "IFLA_BRIDGE_VLAN_TUNNEL_INFO":
+            vid, vni, flags = (value.get_attr(f"IFLA_BRIDGE_VLAN_TUNNEL_{key}") or 0 for key in ("VID", "ID", "FLAGS"))
+            if flags & 8:  # of a range: its first, and then its last
+                begun = (vid, vni)
+            elif flags & 16 and begun is not None:
+                row["tunnels"] |= {begun[0] + n: begun[1] + n for n in range(vid - begun[0] + 1)}
+            else:
+                row["tunnels"][vid] = vni
     return row
 
 
