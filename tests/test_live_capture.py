@@ -200,7 +200,8 @@ def test_pick() -> None:
     batch.port_out[4] = batch.port_out[7] = 9
     some, dropped = batch.pick(snaplen=4), batch.pick(dropped=True)
     assert some is not None and dropped is not None
-    assert [bytes(some.frame(i)) for i in range(len(some))] == [bytes([n]) * min(n + 1, 4) for n in (0, 1, 3, 4, 6, 7, 8)]
+    cut = [bytes([n]) * min(n + 1, 4) for n in (0, 1, 3, 4, 6, 7, 8)]
+    assert [bytes(some.frame(i)) for i in range(len(some))] == cut
     assert some.wire_lengths.tolist() == [1, 2, 4, 5, 7, 8, 9] and some.ts_ns.tolist() == [0, 1, 3, 4, 6, 7, 8]
     assert dropped.verdict.tolist() == [81, 81] and set(some.port_in) == {3}
     batch.group_by_port()
@@ -329,8 +330,8 @@ def test_refused(tmp_path: Path) -> None:
     path, out = tmp_path / "node.sock", tmp_path / "out.pcapng"
     with serving(path):
         for words, part in (
-            (["tcp prot 80"], "filter"), (["-i", "nope"], "veth1"), (["--stage", "x"], "outer"), (["--vni", "a"], "VNI"),
-            (["-c", "0"], "-c"), (["-s", "0"], "-s"),
+            (["tcp prot 80"], "filter"), (["-i", "nope"], "veth1"), (["--stage", "x"], "outer"),
+            (["--vni", "a"], "VNI"), (["-c", "0"], "-c"), (["-s", "0"], "-s"),
         ):  # fmt: skip
             run = vxlanfast("capture", "-w", out, "--socket", path, *words)
             assert_one_line(run, 2, part)

@@ -75,6 +75,15 @@ class _World:
     nets: tuple[int, ...] | None  # None: any
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """The port a row came by; where it came from and goes to, as far as that is known."""
+
+    port: str
+    origin: Place | None
+    dest: Place | None
+
+
 class Tap:
     """One capture: ``offer`` copies (the thread that forwards), ``take`` gives pcapng (another one)."""
 
@@ -154,48 +163,51 @@ class Tap:
         out += self._encoder.pending()
         self._encoder.clear()
 
-    def _encode(self, stage: str, outward: bool, rows: PacketBatch, world: _World) -> None:
-        columns = (rows.port_in, rows.origin, rows.dest, rows.rule, rows.verdict, rows.link)
-        ports, origins, dests, rules, verdicts, links = (column.tolist() for column in columns)
-        del columns
-        notes, went = {}, [0] * len(rows)
-        with rows.verdict as verdict:
-            for i in range(len(rows)):
-                came = world.ports[ports[i]] if ports[i] < len(world.ports) else "?"
-                places = world.places.get(origins[i]), world.places.get(dests[i])
-                if stage == "dropped" or (stage == "outer" and not outward):
-                    places = None, None  # nobody may have said yet
-                if not self._is_wanted(stage, rows, i, came, places):
-                    verdict[i] = _LEFT_OUT
-                    continue
-                if stage == "dropped":
-                    notes[i] = _why_dropped(came, verdicts[i])
-                elif stage == "inner":
-                    notes[i] = _entered(places[0], came)
-                elif stage != "outer" or outward:
-                    notes[i] = _why_sent(places, came, rules[i])
-                verdict[i] = 0
-                way = f"{'out' if outward else 'in'} {UNDERLAY}" if stage == "outer" else came
-                went[i] = self._interface(f"{stage} {way}", links[i])
-        rows.note(notes)
-        with rows.port_out as out:
-            for i, number in enumerate(went):
-                out[i] = number
-        with rows.ts_ns as times:
-            for i in range(len(rows) if self.offset_ns else 0):
-                times[i] += self.offset_ns
-        rows.leave_by_ports()
+    def _encode(self, stage: str, outward: bool, copies: PacketBatch, world: _World) -> None:
+        sure = stage != "dropped" and (stage != "outer" or outward)  # else nobody may have said whence and where
+        verdicts = copies.verdict.tolist()
+        ports, origins, dests = (column.tolist() for column in (copies.port_in, copies.origin, copies.dest))
+        ways = [
+            _Way(
+                world.ports[port] if port < len(world.ports) else "?",
+                world.places.get(origin) if sure else None, world.places.get(dest) if sure else None,
+            )
+            for port, origin, dest in zip(ports, origins, dests, strict=True)
+        ]  # fmt: skip
+        with copies.verdict as verdict:
+            for i, way in enumerate(ways):
+                verdict[i] = 0 if self._is_wanted(stage, copies, i, way) else _LEFT_OUT
         if self._filter is not None:
-            self._filter.process(rows)
+            self._filter.process(copies)
+        kept = copies.passed()
+        rows = copies.pick(snaplen=self.spec.snaplen)
+        if rows is None:
+            return
+        rules, links = rows.rule.tolist(), rows.link.tolist()
+        notes, numbers = {}, []
+        for k, i in enumerate(kept):
+            way = ways[i]
+            if stage == "dropped":
+                notes[k] = _why_dropped(way, verdicts[i])
+            elif stage == "inner":
+                notes[k] = way.port if way.origin is None else f"{way.origin[1]}, vni {way.origin[0]}"
+            elif sure:
+                notes[k] = _why_sent(way, rules[k])
+            name = f"{'out' if outward else 'in'} {UNDERLAY}" if stage == "outer" else way.port
+            numbers.append(self._interface(f"{stage} {name}", links[k]))
+        rows.note(notes)
+        with rows.port_out as out, rows.ts_ns as times:
+            for k, number in enumerate(numbers):
+                out[k] = number
+                times[k] += self.offset_ns
+        rows.leave_by_ports()
         self._write(rows)
 
     def _write(self, rows: PacketBatch) -> None:
         encoder, count = self._encoder, self.spec.count
-        passed = rows.passed()
         end = len(rows)
-        if count and encoder.rows + len(passed) >= count:
-            left = count - encoder.rows
-            end = passed[left - 1] + 1 if left else 0
+        if count and encoder.rows + end >= count:
+            end = count - encoder.rows
             self.done = True
         at: int | None = 0
         while (at := encoder.encode(rows, at or 0, end)) is not None:
@@ -204,18 +216,15 @@ class Tap:
             with self._changed:
                 self._queue.clear()
 
-    def _is_wanted(
-        self, stage: str, rows: PacketBatch, i: int, came: str, places: tuple[Place | None, Place | None]
-    ) -> bool:
+    def _is_wanted(self, stage: str, rows: PacketBatch, i: int, way: _Way) -> bool:
         port = self.spec.port
-        if port is not None and port != came and not any(place is not None and place[1] == port for place in places):
+        if port is not None and port not in (way.port, *(place[1] for place in (way.origin, way.dest) if place)):
             return False
         if not self.spec.vnis or stage not in ("outer", "dropped"):
             return True
         frame = bytes(rows.frame(i)[:256])
-        at = inner_at(frame) if came == UNDERLAY or stage == "outer" else None
-        vni = rows.vni[i] if at is None else int.from_bytes(frame[at - 4 : at - 1])
-        return self.spec.wants(vni)
+        at = inner_at(frame) if way.port == UNDERLAY or stage == "outer" else None
+        return self.spec.wants(rows.vni[i] if at is None else int.from_bytes(frame[at - 4 : at - 1]))
 
     def _interface(self, name: str, link: int) -> int:
         number = self._interfaces.get((name, link))
@@ -227,19 +236,17 @@ class Tap:
         return number
 
 
-def _entered(place: Place | None, came: str) -> str:
-    return came if place is None else f"{place[1]}, vni {place[0]}"
+def _why_sent(way: _Way, rule: int) -> str:
+    first = way.port if way.origin is None else way.origin[1]
+    to = "" if way.dest is None else f" -> {way.dest[1]}"
+    return f"{first}{to}: {RULES[Rule(rule)]}" if rule and rule in RULES else f"{first}{to}"
 
 
-def _why_sent(places: tuple[Place | None, Place | None], came: str, rule: int) -> str:
-    first = came if places[0] is None else places[0][1]
-    to = "" if places[1] is None else f" -> {places[1][1]}"
-    return f"{first}{to}: {RULES[Rule(rule)]}" if rule in RULES and rule else f"{first}{to}"
-
-
-def _why_dropped(came: str, verdict: int) -> str:
-    known = Verdict(verdict) if verdict in SENTENCES else None
-    return f"{came} dropped: {'?' if known is None else f'{SENTENCES[known]} [{known.name}]'}"
+def _why_dropped(way: _Way, verdict: int) -> str:
+    if verdict not in SENTENCES:
+        return f"{way.port} dropped"
+    known = Verdict(verdict)
+    return f"{way.port} dropped: {SENTENCES[known]} [{known.name}]"
 
 
 class Taps:
