@@ -12,6 +12,7 @@ cpdef enum Verdict:
     PUNT_FRAGMENT = 4
     PUNT_GPE = 5
     PUNT_LINK_TYPE = 6
+    PUNT_GENEVE = 7
     # DROP, decapsulation: addressed to a VXLAN port, and broken.
     DROP_TRUNCATED = 16
     DROP_IP_HEADER = 17
@@ -27,6 +28,8 @@ cpdef enum Verdict:
     DROP_IP_CSUM = 25
     DROP_UDP_CSUM = 26
     DROP_UDP_NO_CSUM = 27
+    # DROP, decapsulation of GENEVE.
+    DROP_GENEVE = 28
     # DROP, outer fragments in reassembly.
     DROP_FRAGMENT_HELD = 33
     DROP_FRAGMENT_OVERLAP = 34

@@ -44,6 +44,7 @@ Watch = Callable[[int, int, int | None], bool]
 VniSet = int | Iterable[int | tuple[int, int]] | None
 
 ETHERNET = 1
+RAW = 101
 
 
 @dataclass(slots=True)
@@ -306,6 +307,7 @@ def _filters(expression: str | None, verdict: Verdict) -> PacketFilter | None:
 def decap_plan(
     *,
     ports: Iterable[int] = DEFAULT_PORTS,
+    geneve_ports: Iterable[int] = (),
     vni: VniSet = None,
     levels: int | None = 1,
     other: str = "drop",
@@ -324,8 +326,18 @@ def decap_plan(
     if levels is not None and not 1 <= levels <= 255:
         raise SpecError(f"levels = {levels}: 1 to 255, or all")
     ports = [check_port(port) for port in ports]
+    geneve_ports = [check_port(port) for port in geneve_ports]
+    for port in set(ports) & set(geneve_ports):
+        raise SpecError(f"UDP port {port}: means VXLAN or GENEVE, not both")
     # An inner filter needs the inner frame: then VXLAN comes off for it, and is put back.
-    decap = Decap(ports, vnis=vni_ranges(vni), levels=levels or 0, strict=strict, peek=peek and inner is None)
+    decap = Decap(
+        ports,
+        geneve_ports=geneve_ports,
+        vnis=vni_ranges(vni),
+        levels=levels or 0,
+        strict=strict,
+        peek=peek and inner is None,
+    )
     plan = Plan("decap", [], [])
     outer_filter = _filters(outer, Verdict.DROP_FILTER_OUTER)
     inner_filter = _filters(inner, Verdict.DROP_FILTER_INNER)
@@ -372,6 +384,9 @@ def decap_plan(
         plan.keep_link = True
         plan.mark = PEN
         plan.links = lambda link: (ETHERNET,) if link == ETHERNET else (link, ETHERNET)
+    if geneve_ports:  # IP without Ethernet may be in it
+        usual = plan.links
+        plan.links = lambda link: (*usual(link), RAW) if RAW not in usual(link) else usual(link)
     plan.warn = lambda stats: _decap_warnings(plan, stats)
     return plan
 
@@ -439,6 +454,7 @@ def decap_file(
     target: Writable,
     *,
     ports: Iterable[int] = DEFAULT_PORTS,
+    geneve_ports: Iterable[int] = (),
     vni: VniSet = None,
     levels: int | None = 1,
     other: str = "drop",
@@ -454,8 +470,8 @@ def decap_file(
 ) -> Stats:
     """Take VXLAN off every packet of a capture file.
 
-    ``ports``: UDP destination ports that mean VXLAN. ``vni``: a VNI, VNIs or ranges to keep. ``levels``: nested headers
-    to take off at most, None for all. ``other``: "drop", "keep" or "fail" (drop, and exit code 3 on the command line)
+    ``ports``: UDP destination ports that mean VXLAN, ``geneve_ports`` GENEVE (what is IP in it leaves with link type RAW,
+    VXLAN in that comes off as well). ``vni``: a VNI, VNIs or ranges to keep. ``levels``: nested headers to take off at most, None for all. ``other``: "drop", "keep" or "fail" (drop, and exit code 3 on the command line)
     packets that are not VXLAN. ``strict``: drop reserved bits and wrong outer checksums. ``reassemble``: put outer
     fragments together. ``inner``, ``outer``: tcpdump expressions. ``meta``: pcapng, keep what was taken off as a
     "comment" with each packet, or as an "interface" per tunnel. ``format``: "pcap", "nsecpcap", "pcapng"; None for the
@@ -464,13 +480,13 @@ def decap_file(
 
     CaptureError after every whole packet before a fault in the input was written; OutputError for the output.
     """
-    ports = tuple(ports)
+    ports, geneve_ports = tuple(ports), tuple(geneve_ports)
     ranges = vni_ranges(vni)
 
     def make_plan() -> Plan:
         return decap_plan(
-            ports=ports, vni=ranges, levels=levels, other=other, strict=strict, reassemble=reassemble, inner=inner,
-            outer=outer, meta=meta,
+            ports=ports, geneve_ports=geneve_ports, vni=ranges, levels=levels, other=other, strict=strict,
+            reassemble=reassemble, inner=inner, outer=outer, meta=meta,
         )  # fmt: skip
 
     if meta != "none":

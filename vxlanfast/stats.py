@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from vxlanfast._ext.verdict import SENTENCES, Verdict
 
 #: Verdicts that mean "not VXLAN", which ``--other`` decides on; what the strict policy and filters drop is not.
-OTHER = tuple(v for v in Verdict if 0 < v < Verdict.DROP_RESERVED)
+OTHER = (*(v for v in Verdict if 0 < v < Verdict.DROP_RESERVED), Verdict.DROP_GENEVE)
 STRICT = tuple(v for v in Verdict if Verdict.DROP_RESERVED <= v <= Verdict.DROP_UDP_NO_CSUM)
 
 

@@ -1,6 +1,7 @@
 """What decapsulation takes off, kept beside the packet in pcapng, and put back.
 
-A row's note is two options: a comment for people, ``vxlan vni 42, 192.0.2.1:49999 > 192.0.2.2:4789``, and a custom
+A row's note is two options: a comment for people, ``vxlan vni 42, 192.0.2.1:49999 > 192.0.2.2:4789`` (``, geneve`` behind
+it where it was that), and a custom
 option (pcapng §3.5.1, code 2989: binary, to be copied) for us, which holds every byte that was in front of the inner
 frame and behind it:
 
@@ -23,7 +24,8 @@ from vxlanfast._ext.verdict cimport PASS, DROP_NO_META
 from vxlanfast._ext.wire.endian cimport load_16, load_32, store_16, store_32
 from vxlanfast._ext.wire.ipv4 cimport IPV4_OFF_SRC
 from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_SRC
-from vxlanfast._ext.wire.udp cimport udp_dst, udp_src
+from vxlanfast._ext.wire.udp cimport UDP_HDR_LEN, udp_dst, udp_src
+from vxlanfast._ext.wire.vxlan cimport VXLAN_HDR_LEN, vxlan_has_vni
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char *inet_ntop(int family, const void *src, char *dst, unsigned size)
@@ -41,20 +43,27 @@ PEN = NOTE_PEN
 COMMENT_PREFIX = b"vxlan vni "
 
 
+cdef inline bint was_geneve(const Columns *c, uint32_t i) noexcept nogil:
+    """What was taken off last was no VXLAN: that is 8 bytes, with the I flag, and GENEVE of 8 bytes has no bit there."""
+    cdef uint32_t at = c.outer[i] + c.outer_l4[i] + UDP_HDR_LEN
+    return c.off[i] != at + VXLAN_HDR_LEN or not vxlan_has_vni(c.arena + at)
+
+
 cdef uint32_t write_comment(const Columns *c, uint32_t i, uint8_t *dst) noexcept nogil:
     cdef const uint8_t *ip = c.arena + c.outer[i] + c.outer_l3[i]
     cdef const uint8_t *udp = c.arena + c.outer[i] + c.outer_l4[i]
+    cdef const char *end = b", geneve" if was_geneve(c, i) else b""
     cdef char src[48]
     cdef char to[48]
     if ip[0] >> 4 == 4:
         inet_ntop(AF_INET, ip + IPV4_OFF_SRC, src, 48)
         inet_ntop(AF_INET, ip + IPV4_OFF_SRC + 4, to, 48)
-        return snprintf(<char *>dst, NOTE_COMMENT_MAX, b"vxlan vni %u, %s:%u > %s:%u", c.vni[i], src,
-                        <unsigned>udp_src(udp), to, <unsigned>udp_dst(udp))
+        return snprintf(<char *>dst, NOTE_COMMENT_MAX, b"vxlan vni %u, %s:%u > %s:%u%s", c.vni[i], src,
+                        <unsigned>udp_src(udp), to, <unsigned>udp_dst(udp), end)
     inet_ntop(AF_INET6, ip + IPV6_OFF_SRC, src, 48)
     inet_ntop(AF_INET6, ip + IPV6_OFF_SRC + 16, to, 48)
-    return snprintf(<char *>dst, NOTE_COMMENT_MAX, b"vxlan vni %u, [%s]:%u > [%s]:%u", c.vni[i], src,
-                    <unsigned>udp_src(udp), to, <unsigned>udp_dst(udp))
+    return snprintf(<char *>dst, NOTE_COMMENT_MAX, b"vxlan vni %u, [%s]:%u > [%s]:%u%s", c.vni[i], src,
+                    <unsigned>udp_src(udp), to, <unsigned>udp_dst(udp), end)
 
 
 cdef class Remember:

@@ -1,16 +1,19 @@
-"""Taking VXLAN off: the rules, and the leaf that finds the inner frame of one packet."""
+"""Taking VXLAN and GENEVE off: the rules, and the leaf that finds the inner frame of one packet."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from vxlanfast._ext.verdict cimport (
-    Verdict, PASS, PUNT_FRAGMENT, PUNT_GPE, PUNT_NOT_UDP, PUNT_PORT, DROP_FILTER_VNI, DROP_INNER_RUNT, DROP_IP_CSUM,
+    Verdict, PASS, PUNT_FRAGMENT, PUNT_GENEVE, PUNT_GPE, PUNT_NOT_UDP, PUNT_PORT, DROP_FILTER_VNI, DROP_INNER_RUNT, DROP_IP_CSUM,
     DROP_IP_HEADER, DROP_NO_VNI, DROP_RESERVED, DROP_TRUNCATED, DROP_UDP_CSUM, DROP_UDP_NO_CSUM, DROP_VXLAN_LEN, VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.csum cimport csum, csum_fold, csum_pseudo4, csum_pseudo6
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, likely
-from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_IPV4
+from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_IPV4, ETH_TYPE_IPV6
+from vxlanfast._ext.wire.geneve cimport (
+    GENEVE_ETHERNET, geneve_check, geneve_has_reserved, geneve_hdr_len, geneve_is_control, geneve_proto, geneve_vni,
+)
 from vxlanfast._ext.wire.ip cimport IpPacket, ip_parse
 from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_UDP, IPV4_HDR_LEN, ipv4_csum_ok
-from vxlanfast._ext.wire.link cimport LINK_ETHERNET, link_find_l3
+from vxlanfast._ext.wire.link cimport LINK_ETHERNET, LINK_RAW, link_find_l3
 from vxlanfast._ext.wire.udp cimport UDP_HDR_LEN, udp_csum, udp_dst, udp_find_end
 from vxlanfast._ext.wire.vxlan cimport (
     VXLAN_GPE_ETHERNET, VXLAN_HDR_LEN, VXLAN_OFF_NEXT_PROTO,
@@ -24,7 +27,8 @@ cdef struct VniRange:
 
 
 cdef struct DecapRules:
-    uint8_t ports[8192]   # bit per UDP destination port
+    uint8_t ports[8192]   # bit per UDP destination port: VXLAN
+    uint8_t geneve_ports[8192]  # … and GENEVE
     bint strict
     bint peek             # look, and leave the frame as it is
     uint32_t levels       # 0: all there are
@@ -38,6 +42,7 @@ cdef struct VxlanFrame:
     uint32_t inner
     uint32_t end       # one past the inner frame, on the wire
     uint32_t vni
+    uint16_t link      # of the inner frame: Ethernet, or RAW for GENEVE that carries IP
 
 
 cdef inline bint vni_wanted(const DecapRules *rules, uint32_t vni) noexcept nogil:
@@ -96,8 +101,41 @@ cdef inline bint decap_common(const uint8_t *p, uint32_t n, uint32_t wire_n, con
     out.inner = ETH_HDR_LEN + IPV4_HDR_LEN + UDP_HDR_LEN + VXLAN_HDR_LEN
     out.end = ETH_HDR_LEN + IPV4_HDR_LEN + udp_len
     out.vni = load_be32(p + 46) >> 8
+    out.link = LINK_ETHERNET
     return (likely(total + ETH_HDR_LEN <= wire_n) and likely(udp_len + IPV4_HDR_LEN <= total)
             and likely(udp_len >= UDP_HDR_LEN + VXLAN_HDR_LEN + ETH_HDR_LEN))
+
+
+cdef inline Verdict geneve_find(const uint8_t *p, uint32_t n, uint32_t l3, uint32_t l4, uint32_t udp_end, uint8_t version,
+                                const DecapRules *rules, VxlanFrame *out) noexcept nogil:
+    """What is in the GENEVE of a datagram of ``udp_end`` bytes at ``l4``. Options are skipped, reserved bits ignored."""
+    cdef Verdict v
+    cdef uint16_t proto
+    cdef uint32_t at = l4 + UDP_HDR_LEN
+    if n < at:
+        return DROP_TRUNCATED
+    v = geneve_check(p + at, n - at, udp_end - UDP_HDR_LEN)
+    if v != PASS:
+        return v
+    proto = geneve_proto(p + at)
+    out.l3 = l3
+    out.l4 = l4
+    out.vni = geneve_vni(p + at)
+    out.inner = at + geneve_hdr_len(p + at)
+    out.end = l4 + udp_end
+    if geneve_is_control(p + at) or (proto != GENEVE_ETHERNET and proto != ETH_TYPE_IPV4 and proto != ETH_TYPE_IPV6):
+        return PUNT_GENEVE
+    out.link = LINK_ETHERNET if proto == GENEVE_ETHERNET else LINK_RAW
+    if out.end - out.inner < (ETH_HDR_LEN if proto == GENEVE_ETHERNET else IPV4_HDR_LEN):
+        return DROP_INNER_RUNT
+    if rules.strict:
+        if geneve_has_reserved(p + at):
+            return DROP_RESERVED
+        v = outer_csums(p, n, l3, l4, out.end, version)
+        if v != PASS:
+            return v
+    # IP inside may be the way of a VXLAN packet, whose VNI it is that counts (a load balancer's own is always 0).
+    return PASS if out.link == LINK_RAW or vni_wanted(rules, out.vni) else DROP_FILTER_VNI
 
 
 cdef inline Verdict decap_find(const uint8_t *p, uint32_t n, uint32_t wire_n, uint32_t link,
@@ -109,6 +147,7 @@ cdef inline Verdict decap_find(const uint8_t *p, uint32_t n, uint32_t wire_n, ui
     cdef Verdict v
     cdef uint16_t ethertype, port
     cdef uint32_t l3, l4, udp_end
+    cdef bint geneve
     cdef IpPacket ip
     if wire_n < n:
         wire_n = n  # a record that says less was on the wire than was captured
@@ -128,11 +167,14 @@ cdef inline Verdict decap_find(const uint8_t *p, uint32_t n, uint32_t wire_n, ui
     if n < l4 + UDP_HDR_LEN:
         return DROP_TRUNCATED
     port = udp_dst(p + l4)
-    if not (rules.ports[port >> 3] >> (port & 7)) & 1:
+    geneve = (rules.geneve_ports[port >> 3] >> (port & 7)) & 1
+    if not geneve and not (rules.ports[port >> 3] >> (port & 7)) & 1:
         return PUNT_PORT
     v = udp_find_end(p + l4, ip.end - ip.l4, ip.to_end, &udp_end)
     if v != PASS:
         return v
+    if geneve:
+        return geneve_find(p, n, l3, l4, udp_end, ip.version, rules, out)
     if udp_end < UDP_HDR_LEN + VXLAN_HDR_LEN:
         return DROP_VXLAN_LEN
     if n < l4 + UDP_HDR_LEN + VXLAN_HDR_LEN:
@@ -147,6 +189,7 @@ cdef inline Verdict decap_find(const uint8_t *p, uint32_t n, uint32_t wire_n, ui
             return PUNT_GPE
         if rules.strict:
             return DROP_RESERVED
+    out.link = LINK_ETHERNET
     out.vni = vxlan_vni(p + l4)
     out.inner = l4 + VXLAN_HDR_LEN
     out.end = out.l4 + udp_end

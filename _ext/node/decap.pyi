@@ -12,6 +12,7 @@ class Decap:
         cls,
         ports: Iterable[int],
         *,
+        geneve_ports: Iterable[int] = (),
         vnis: Iterable[tuple[int, int]] | None = None,
         levels: int = 1,
         strict: bool = False,

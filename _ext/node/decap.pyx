@@ -8,7 +8,7 @@ from vxlanfast._ext.verdict cimport Verdict, PASS, DROP_FILTER_VNI, VERDICT_COUN
 from vxlanfast._ext.wire.endian cimport likely
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN
 from vxlanfast._ext.wire.ipv4 cimport IPV4_HDR_LEN
-from vxlanfast._ext.wire.link cimport LINK_ETHERNET
+from vxlanfast._ext.wire.link cimport LINK_ETHERNET, LINK_RAW
 
 
 cdef inline void decap_apply(Columns *c, uint32_t i, const DecapRules *rules, const VxlanFrame *f) noexcept nogil:
@@ -18,7 +18,7 @@ cdef inline void decap_apply(Columns *c, uint32_t i, const DecapRules *rules, co
         c.off[i] = off + f.inner
         c.len[i] = (f.end if f.end < n else n) - f.inner
         c.wire_len[i] = f.end - f.inner
-        c.link[i] = LINK_ETHERNET
+        c.link[i] = f.link
     c.vni[i] = f.vni
     c.outer[i] = off
     c.outer_l3[i] = <uint16_t>f.l3
@@ -29,13 +29,19 @@ cdef Verdict decap_row(Columns *c, uint32_t i, const DecapRules *rules) noexcept
     """One row, as many levels as the rules ask for."""
     cdef VxlanFrame f
     cdef uint32_t level = 0
+    cdef bint carried = False
     cdef Verdict v
     while True:
         v = decap_find(c.arena + c.off[i], c.len[i], c.wire_len[i], c.link[i], rules, &f)
         if v != PASS:
+            if carried and (v == DROP_FILTER_VNI or not vni_wanted(rules, c.vni[i])):
+                return DROP_FILTER_VNI
             # Deeper levels are a wish: a frame that holds no more VXLAN is the result.
-            return v if level == 0 else PASS
+            return v if level == 0 and not carried else PASS
         decap_apply(c, i, rules, &f)
+        carried = f.link == LINK_RAW
+        if carried and not rules.peek:
+            continue  # GENEVE that carries IP (a gateway load balancer) is the way of what is inside, and no level
         level += 1
         if level == rules.levels:
             return PASS
@@ -80,17 +86,26 @@ cdef void decap_rows(Columns *columns, const DecapRules *rules, uint64_t *counts
 cdef class Decap:
     """Takes VXLAN off the rows of a batch that hold it; every other row gets a verdict that says why not.
 
-    ``ports``: UDP destination ports that mean VXLAN. ``vnis``: sorted ``(first, last)`` ranges to keep, None for all.
+    ``ports``: UDP destination ports that mean VXLAN, ``geneve_ports`` GENEVE. ``vnis``: sorted ``(first, last)`` ranges to keep, None for all.
     ``levels``: how many nested headers to take off at most, 0 for all. ``strict``: drop reserved bits (RFC 7348 §5
     would ignore them) and wrong outer checksums. ``peek``: find and note the VNI, and leave the frame as it is.
+
+    What is in GENEVE may be IP without Ethernet: then VXLAN in it comes off as well, and where there is none the row's
+    link type becomes RAW (101).
     """
 
-    def __cinit__(self, ports, *, vnis=None, uint32_t levels=1, bint strict=False, bint peek=False):
+    def __cinit__(self, ports, *, geneve_ports=(), vnis=None, uint32_t levels=1, bint strict=False, bint peek=False):
         cdef uint32_t i = 0
         for port in ports:
             if not 1 <= port <= 65535:
                 raise ValueError(f"UDP port {port}: 1 to 65535")
             self.rules.ports[<uint32_t>port >> 3] |= 1 << (<uint32_t>port & 7)
+        for port in geneve_ports:
+            if not 1 <= port <= 65535:
+                raise ValueError(f"UDP port {port}: 1 to 65535")
+            if (self.rules.ports[<uint32_t>port >> 3] >> (<uint32_t>port & 7)) & 1:
+                raise ValueError(f"UDP port {port} means VXLAN already: it cannot mean GENEVE")
+            self.rules.geneve_ports[<uint32_t>port >> 3] |= 1 << (<uint32_t>port & 7)
         self.rules.levels = 1 if peek else levels
         self.rules.peek = peek
         self.rules.strict = strict

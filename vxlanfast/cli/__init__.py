@@ -11,7 +11,9 @@ import click
 
 from vxlanfast import __version__
 
-VERBS = ("decap", "encap", "split", "info", "replay", "node", "show", "set", "capture", "bench")
+VERBS = (
+    "decap", "encap", "split", "info", "replay", "recv", "extcap", "node", "show", "set", "capture", "bench",
+)  # fmt: skip
 
 
 class Verbs(click.Group):
@@ -45,7 +47,9 @@ def group() -> None:
     vxlanfast decap mirror.pcapng.zst inner.pcap     the inner frames
     vxlanfast info mirror.pcapng.zst                 what is in there, by VNI
     vxlanfast replay in.pcap -c node.toml --explain  where each goes, and why
+    vxlanfast recv mirror.pcapng                     what a traffic mirror sends here
     tcpdump -w - udp port 4789 | vxlanfast decap - - | tshark -r -
+    vxlanfast node -c node.toml                      live, on TAP devices and UDP
     vxlanfast show fdb; vxlanfast capture | wireshark -k -i -   of a node that runs
 
     Captures are pcap or pcapng, plain or gz, zst, lz4; - is standard input or output. Exit codes: 0 done, 1 an input

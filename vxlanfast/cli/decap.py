@@ -15,6 +15,7 @@ from vxlanfast.files import decap_file
 @options.source_argument
 @options.target_argument
 @options.ports_option
+@options.geneve_option
 @options.vnis_option
 @click.option(
     "--levels", type=options.Parsed("N|all", options.number_or("all", 1, 255)), default="1", show_default=True,

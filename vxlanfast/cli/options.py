@@ -68,6 +68,10 @@ ports_option = click.option(
     "-p", "--port", "ports", type=PORT, multiple=True, default=DEFAULT_PORTS,
     help="UDP destination port that means VXLAN; repeatable. Default: 4789 and 8472.",
 )  # fmt: skip
+geneve_option = click.option(
+    "--geneve-port", "geneve_ports", type=PORT, multiple=True,
+    help="UDP destination port that means GENEVE (6081 is IANA's); repeatable. Default: none.",
+)  # fmt: skip
 vnis_option = click.option("--vni", "vni", type=VNIS, help="Keep these VNIs only, such as 1,5-9.")
 inner_option = click.option(
     "--inner", metavar="EXPR", help="Keep frames whose inner packet matches this tcpdump expression."
