@@ -474,6 +474,7 @@ Verdict (IntEnum)
     PUNT_FRAGMENT = 4
     PUNT_GPE = 5
     PUNT_LINK_TYPE = 6
+    PUNT_GENEVE = 7
     DROP_TRUNCATED = 16
     DROP_IP_HEADER = 17
     DROP_IP_LEN = 18
@@ -486,6 +487,7 @@ Verdict (IntEnum)
     DROP_IP_CSUM = 25
     DROP_UDP_CSUM = 26
     DROP_UDP_NO_CSUM = 27
+    DROP_GENEVE = 28
     DROP_FRAGMENT_HELD = 33
     DROP_FRAGMENT_OVERLAP = 34
     DROP_FRAGMENT_BAD = 35
@@ -574,6 +576,7 @@ decap_file(
     target: Writable,
     *,
     ports: Iterable[int] = (4789, 8472),
+    geneve_ports: Iterable[int] = (),
     vni: VniSet = None,
     levels: int | None = 1,
     other: str = 'drop',
