@@ -14,6 +14,7 @@ cdef enum:
     ROWS_MAX = 1 << 24
     ALIGN = 64
     NOTE_MAX = 4096
+    LINK_PAYLOAD = 0xFFF0    # wire/link's LINK_VXLAN
 
 
 cdef bint regrow(void **p, uint64_t used, uint64_t want) noexcept nogil:
@@ -255,6 +256,10 @@ cdef class PacketBatch:
         memcpy(b.cut, a.cut, n * 2)
         memcpy(b.gso, a.gso, n * 2)
         memcpy(b.verdict, a.verdict, n)
+        for i in range(n):
+            if a.link[i] == LINK_PAYLOAD:
+                b.link[i] = 1
+                b.wire_len[i] = b.len[i]
         return twin
 
     def pick(self, *, bint dropped=False, int port_in=-1, int port_out=-1, nets=None, uint32_t snaplen=0xFFFFFFFFU):
@@ -320,10 +325,14 @@ cdef class PacketBatch:
         return <uint64_t>self.c.cap * (BATCH_HEAD_LEN + 88) + self.c.arena_cap
 
     def frame(self, Py_ssize_t i):
-        """Row ``i`` as it would leave: a memoryview of the body, or bytes where headers stand in front of it."""
+        """Row ``i`` as it would leave: a memoryview of the body, or bytes where headers stand in front of it. A datagram's
+        payload, as a socket gave it: behind the headers that it came with."""
         cdef Columns *c = &self.c
         if not 0 <= i < c.n:
             raise IndexError(f"row {i} of a batch of {c.n}")
+        if c.link[i] == LINK_PAYLOAD:
+            return (PyBytes_FromStringAndSize(<char *>c.arena + c.outer[i], c.outer_l4[i] + 8)
+                    + PyBytes_FromStringAndSize(<char *>row_body(c, i), c.len[i]))
         if c.head_len[i] == 0:
             return view_of(self, row_body(c, i), c.len[i], b"B", 1, False)
         return (PyBytes_FromStringAndSize(<char *>row_head(c, i), c.head_len[i])

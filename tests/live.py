@@ -87,7 +87,8 @@ class Node:
         self.namespace = namespace
         self.config = folder / f"{name}.toml"
         self.log_path = folder / f"{name}.log"
-        self.options = options
+        self.control = folder / f"{name}.sock"
+        self.options = ("--control", str(self.control), *options)
         self.config.write_text(config)
         self.process: subprocess.Popen[str] | None = None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from threading import RLock
 
 from vxlanfast._ext.io.edge import LiveEdge
 from vxlanfast._ext.io.queue import QueueEdge
@@ -16,35 +17,56 @@ from vxlanfast.addr import parse_ip
 from vxlanfast.dataplane import Dataplane
 from vxlanfast.errors import SpecError, VxlanFastError
 from vxlanfast.forward import Forwarder
+from vxlanfast.from_kernel import FromKernel
 from vxlanfast.live_spec import TapSpec
+from vxlanfast.logs import Log
+from vxlanfast.nameserver import NameServer
 from vxlanfast.node_spec import UNDERLAY, EndpointSpec, NetworkSpec, NodeSpec
 from vxlanfast.tap import GSO_MAX, Tap
 from vxlanfast.underlay import Underlay, open_underlay
+from vxlanfast.upstream import Upstream, system_servers
 
-#: Seconds between tries to bring back a device that went.
+#: Seconds between tries to bring back a device that went, and between looks at timers.
 RETRY_S = 1.0
+TICK_S = 0.25
 
-Log = Callable[..., None]
-
-
-def _quiet(event: str, **words: object) -> None:
-    """Nobody listens."""
 
 
 def tap_specs(spec: NodeSpec) -> dict[str, TapSpec]:
     """The TAP of each port that is a device, by the port's name."""
     given = {tap.port: tap for tap in spec.live.tap}
-    return {port: given.get(port) or TapSpec(port=port) for network in spec.network for port in network.ports}
+    devices = [e.port for network in spec.network for e in network.endpoint if e.port is not None]
+    return {port: given.get(port) or TapSpec(port=port) for port in dict.fromkeys(devices)}
+
+
+def resolver_ports(spec: NodeSpec) -> list[str]:
+    """Ports whose frames are answered here: each network's resolver."""
+    return [network.port_of_resolver for network in spec.network if network.resolver]
 
 
 class LiveNode:
-    """``spec``, live. ``source``: where it is read from again at ``reload()``. ``log(event, **words)`` hears what
-    happens."""
+    """``spec``, live. ``source``: where it is read from again at ``reload()``. ``log`` hears what happens.
 
-    def __init__(self, spec: NodeSpec, *, source: Callable[[], NodeSpec] | None = None, log: Log | None = None) -> None:
+    ``from_kernel``: Linux vxlan devices, in ``kernel_namespace``, whose tables are followed, besides what the spec says.
+    """
+
+    def __init__(
+        self,
+        spec: NodeSpec,
+        *,
+        source: Callable[[], NodeSpec] | None = None,
+        log: Log | None = None,
+        from_kernel: Sequence[str] = (),
+        kernel_namespace: str | None = None,
+    ) -> None:
         self._source = source
-        self.log = log or _quiet
+        self.log = log or Log(level="error")
+        self.base = spec
+        self.kernel = FromKernel(from_kernel, kernel_namespace) if from_kernel else None
+        if self.kernel is not None:
+            spec = self.kernel.snapshot(spec)
         self.plane = Dataplane(spec)
+        self.names: NameServer | None = None
         self.started_ns = time.monotonic_ns()
         self.taps: dict[str, Tap] = {}
         self.tap_edges: dict[str, TapEdge] = {}
@@ -54,7 +76,7 @@ class LiveNode:
         self.reloads = 0
         self.refused = 0
         self.failed: BaseException | None = None
-        self._retry: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reloading = asyncio.Lock()
         self.forwarder = Forwarder(
@@ -68,7 +90,7 @@ class LiveNode:
         return self.plane.spec
 
     @property
-    def lock(self) -> object:
+    def lock(self) -> RLock:
         """Held while a batch is worked on."""
         return self.forwarder.lock
 
@@ -78,23 +100,44 @@ class LiveNode:
         try:
             self.underlay = open_underlay(self.spec)
             for text in self.underlay.warnings():
-                self.log("underlay", warning=text)
+                self.log.warning("underlay", reason=text)
             for port, tap in tap_specs(self.spec).items():
                 self._open_tap(port, tap, self.spec)
+            self._name(self.spec)
             self._wire()
         except BaseException:
             self._close_devices()
             raise
         self.forwarder.start()
-        self._retry = asyncio.create_task(self._retry_for_ever())
+        self._tasks = [asyncio.create_task(self._retry_for_ever()), asyncio.create_task(self._tick_for_ever())]
+        if self.kernel is not None:
+            self.kernel.start(self.plane, self.lock, self._apply)
 
     async def stop(self) -> None:
         """End: no device, socket or file is left behind."""
-        if self._retry is not None:
-            self._retry.cancel()
-            await asyncio.gather(self._retry, return_exceptions=True)
+        if self.kernel is not None:
+            self.kernel.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.names is not None:
+            await self.names.stop()
         await asyncio.to_thread(self.forwarder.stop)
         self._close_devices()
+
+    async def drain(self, seconds: float) -> bool:
+        """No new connections of services; those that are open go on until they end, or so long. Whether all did."""
+        with self.lock:
+            for service in {one.name: one for one in self.spec.expanded}.values():
+                for server in service.server:
+                    self.plane.set_server(service.name, server.address, server.port, weight=0)
+        end = time.monotonic() + seconds
+        while True:
+            with self.lock:
+                left = sum(one["state"] == "ESTABLISHED" for one in self.plane.connections(self.forwarder.now_ns))
+            if not left or time.monotonic() >= end:
+                return not left
+            await asyncio.sleep(0.1)
 
     def _close_devices(self) -> None:
         self.forwarder.poller.clear()
@@ -155,7 +198,7 @@ class LiveNode:
             for port, one in list(self.tap_edges.items()):
                 if one is edge:
                     why = os.strerror(edge.broken)
-                    self.log("device gone", port=port, device=self.taps[port].name, reason=why)
+                    self.log.warning("device gone", port=port, device=self.taps[port].name, reason=why)
                     self.forwarder.poller.remove(edge)
                     with self.forwarder.lock:
                         self.taps.pop(port).close()
@@ -177,13 +220,29 @@ class LiveNode:
                 except VxlanFastError as error:
                     if self.gone[port] != str(error):
                         self.gone[port] = str(error)
-                        self.log("device still gone", port=port, reason=str(error))
+                        self.log.warning("device still gone", port=port, reason=str(error))
                     continue
                 del self.gone[port]
                 back.append(port)
             if back:
                 self._wire()
-                self.log("device back", ports=",".join(back))
+                self.log.info("device back", ports=",".join(back))
+
+    async def _tick_for_ever(self) -> None:
+        """What names wait for."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self.names is not None:
+                self.names.tick(time.monotonic_ns())
+
+    def _name(self, spec: NodeSpec) -> None:
+        """Resolvers of networks answer, each at a port of its own."""
+        wanted = resolver_ports(spec)
+        if wanted and self.names is None:
+            servers = spec.live.upstream or system_servers()
+            self.names = NameServer(self.plane, self.inject, lock=self.lock, upstream=Upstream(servers))
+            self.names.start()
+        self.queues = {port: self.queues.get(port) or QueueEdge() for port in wanted}
 
     def _crashed(self, error: BaseException) -> None:
         self.failed = error
@@ -202,20 +261,28 @@ class LiveNode:
                         raise SpecError("there is no file to read the configuration from again")
                     spec = await asyncio.to_thread(self._source)
                 self._may_become(spec)
-                prepared = await asyncio.to_thread(self.plane.prepare, spec)
-                opened = self._open_new(spec)
+                if self.kernel is not None:
+                    await self.kernel.rebase(spec)
+                else:
+                    await self._apply(spec)
             except VxlanFastError as error:
                 self.refused += 1
-                self.log("configuration refused", reason=str(error))
+                self.log.warning("configuration refused", reason=str(error))
                 raise
-            with self.forwarder.lock:
-                self.plane.apply(prepared)
-                for port, (tap, edge) in opened.items():
-                    self.taps[port], self.tap_edges[port] = tap, edge
-                self._close_old(spec)
-                self._wire()
+            self.base = spec
             self.reloads += 1
-            self.log("configuration applied", networks=len(spec.network), ports=len(spec.ports) - 1)
+            self.log.info("configuration applied", networks=len(spec.network), ports=len(spec.ports) - 1)
+
+    async def _apply(self, spec: NodeSpec) -> None:
+        prepared = await asyncio.to_thread(self.plane.prepare, spec)
+        opened = self._open_new(spec)
+        with self.lock:
+            self.plane.apply(prepared)
+            for port, (tap, edge) in opened.items():
+                self.taps[port], self.tap_edges[port] = tap, edge
+            self._close_old(spec)
+            self._name(spec)
+            self._wire()
 
     def _may_become(self, spec: NodeSpec) -> None:
         """What cannot change under a running node."""
@@ -261,7 +328,14 @@ class LiveNode:
     # Frames that end here.
 
     def _queued(self, port: str, frames: list[tuple[tuple[int, str], bytes]]) -> None:
-        """In the forwarding thread."""
+        """In the forwarding thread: questions of names, and their answers."""
+        if self.names is None:
+            return
+        ours, now_ns = self.plane.ports, time.monotonic_ns()
+        for (_, origin), frame in frames:
+            answers = self.names.frames(port, origin if origin in ours else None, frame, now_ns)
+            if answers:
+                self.inject(port, answers)
 
     def inject(self, port: str, frames: list[bytes]) -> None:
         """They enter the plane as if they had come by that port."""

@@ -121,7 +121,7 @@ cdef enum:
     FAN_MAX = 64            # sockets that are sent by
     RECV_COUNT = 16         # messages a call
     ROWS_OF_ONE = 128       # datagrams in a message at most: UDP_MAX_SEGMENTS of Linux 6.9
-    FRONT_LEN = 128         # in front of each, the headers it came with: at most 62 bytes
+    FRONT_LEN = 128         # in front of each, twice the headers it came with: at most 62 bytes
     RECV_LEN = 65536        # the longest there is
     SEND_COUNT = 32         # messages of a socket before they have to leave
     IOV_COUNT = 4096        # pieces of all messages
@@ -251,6 +251,8 @@ cdef int udp_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t m
             base = <uint64_t>(<uint8_t *>u.came_iov[k].iov_base - c.arena)
             size = said.gro if said.gro else n
             front_write(u, c.arena + base, u.names[k], <uint8_t>said.tos, size)
+            if n % size:  # the last one is shorter, and has headers of its own
+                front_write(u, c.arena + base - FRONT_LEN // 2, u.names[k], <uint8_t>said.tos, n % size)
             at = 0
             while at < n:
                 if c.n >= c.cap:
@@ -261,7 +263,7 @@ cdef int udp_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t m
                 c.off[i] = <uint32_t>base + at
                 c.len[i] = c.wire_len[i] = size if at + size <= n else n - at
                 c.rec[i] = 0xFFFFFFFFU
-                c.outer[i] = <uint32_t>base - front
+                c.outer[i] = <uint32_t>base - front - (FRONT_LEN // 2 if at + size > n else 0)
                 c.outer_l3[i] = ETH_HDR_LEN
                 c.outer_l4[i] = <uint16_t>(front - UDP_HDR_LEN)
                 c.ts_ns[i] = now_ns
