@@ -83,6 +83,16 @@ cdef int batch_grow_blocks(Columns *c, uint32_t count) noexcept nogil:
     return 0
 
 
+cdef bint row_wanted(const Columns *c, uint32_t i, bint dropped, int port_in, int port_out, const uint8_t *nets) noexcept nogil:
+    """Whether ``pick`` takes a row. ``nets``: by number, whether; NULL: any."""
+    return (
+        (c.verdict[i] != 0) == dropped
+        and (port_in < 0 or c.port_in[i] == port_in)
+        and (port_out < 0 or c.port_out[i] == port_out)
+        and (nets == NULL or nets[c.net[i]] != 0)
+    )
+
+
 cdef class _View:
     """One column (or body) as a buffer; it holds the batch, and the batch counts it."""
     cdef PacketBatch batch
@@ -245,6 +255,68 @@ cdef class PacketBatch:
         memcpy(b.cut, a.cut, n * 2)
         memcpy(b.verdict, a.verdict, n)
         return twin
+
+    def pick(self, *, bint dropped=False, int port_in=-1, int port_out=-1, nets=None, uint32_t snaplen=0xFFFFFFFFU):
+        """A copy of some rows in leaving order, each frame whole and of ``snaplen`` bytes at most; None: there are none.
+
+        Those that passed, or that were ``dropped``; of one port (-1: any), of the networks numbered ``nets`` (None: any).
+        """
+        cdef Columns *a = &self.c
+        cdef Columns *b
+        cdef PacketBatch twin
+        cdef uint8_t wanted[65536]
+        cdef bint some = nets is not None
+        cdef uint32_t k, i, n = 0, head, body
+        cdef uint64_t total = 0
+        if some:
+            memset(wanted, 0, sizeof(wanted))
+            for net in nets:
+                wanted[<uint16_t>net] = 1
+        for k in range(row_count(a)):
+            i = row_at(a, k)
+            if row_wanted(a, i, dropped, port_in, port_out, wanted if some else NULL):
+                n += 1
+                total += min(<uint64_t>a.head_len[i] + a.len[i], <uint64_t>snaplen)
+        if n == 0:
+            return None
+        twin = PacketBatch(n, total)
+        b = &twin.c
+        rows_init(b, 0, n)
+        with nogil:
+            for k in range(row_count(a)):
+                i = row_at(a, k)
+                if not row_wanted(a, i, dropped, port_in, port_out, wanted if some else NULL):
+                    continue
+                head = min(<uint32_t>a.head_len[i], snaplen)
+                body = min(a.len[i], snaplen - head)
+                n = b.n
+                b.off[n] = <uint32_t>b.arena_len
+                memcpy(b.arena + b.arena_len, row_head(a, i), head)
+                memcpy(b.arena + b.arena_len + head, row_body(a, i), body)
+                b.len[n] = head + body
+                b.arena_len += head + body
+                b.rec[n] = 0xFFFFFFFFU
+                b.wire_len[n] = a.wire_len[i]
+                b.vni[n] = a.vni[i]
+                b.flow[n] = a.flow[i]
+                b.ts_ns[n] = a.ts_ns[i]
+                b.link[n] = a.link[i]
+                b.port_in[n] = a.port_in[i]
+                b.port_out[n] = a.port_out[i]
+                b.net[n] = a.net[i]
+                b.origin[n] = a.origin[i]
+                b.dest[n] = a.dest[i]
+                b.conn[n] = a.conn[i]
+                b.cut[n] = a.cut[i]
+                b.verdict[n] = a.verdict[i]
+                b.rule[n] = a.rule[i]
+                b.n = b.n_source = n + 1
+        return twin
+
+    @property
+    def memory(self):
+        """Bytes that the batch holds, whatever is in it."""
+        return <uint64_t>self.c.cap * (BATCH_HEAD_LEN + 88) + self.c.arena_cap
 
     def frame(self, Py_ssize_t i):
         """Row ``i`` as it would leave: a memoryview of the body, or bytes where headers stand in front of it."""

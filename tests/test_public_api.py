@@ -44,7 +44,9 @@ Dataplane
     delete_station(vni: int, mac: str) -> bool
     explain(batch: PacketBatch, *, first: int = 1) -> list[Decision]
     memberships() -> Iterator[dict[str, object]]
+    neighbour(vni: int, address: str) -> dict[str, object] | None
     neighbours() -> Iterator[dict[str, object]]
+    net_number(vni: int) -> int
     number_of(port: str) -> int
     offer(port: str, *frames: bytes, now_ns: int = 0) -> list[tuple[str, bytes]]
     place_names() -> dict[int, Place]
@@ -244,10 +246,12 @@ PacketBatch
     leave_by_ports()
     property lengths
     property link
+    property memory
     note(notes)
     property offsets
     property origin
     passed()
+    pick(*, dropped = False, port_in = -1, port_out = -1, nets = None, snaplen = 4294967295)
     property port_in
     property port_out
     property rule

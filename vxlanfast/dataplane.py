@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,10 @@ NONE = 0xFFFFFFFF
 SECOND_NS = 1_000_000_000
 #: Destinations beyond the spec's: sets of places that single entries may be given (see ``set_station``).
 SPARE_PLACES = 256
+#: What a watcher is called with: as a batch came, as frames of networks, before and after services and routing, as it
+#: goes. A row's verdict says whether it goes at all.
+STAGES = ("came", "inner", "before", "after", "went")
+Watcher = Callable[[str, PacketBatch], object]
 #: How a network's gateway is called among its places.
 GATEWAY = "gateway"
 
@@ -250,6 +254,21 @@ class _Compiled:
         self.fit.process(batch)
         self.send.process(batch)
 
+    def process_watched(self, batch: PacketBatch, watch: Watcher) -> None:
+        """As ``process``; ``watch`` sees the batch at each stage, and must leave it as it is."""
+        watch("came", batch)
+        self.receive.process(batch)
+        watch("inner", batch)
+        self.proxy.process(batch)
+        self.bridge.process(batch)
+        watch("before", batch)
+        self.mesh.process(batch)
+        self.route.process(batch)
+        watch("after", batch)
+        self.fit.process(batch)
+        self.send.process(batch)
+        watch("went", batch)
+
     def adopt(self, other: _Compiled) -> int:
         """Take over what ``other`` learned, where its network and its place are still there."""
         dests = array("I", [NONE]) * len(other.fdb_owners)
@@ -342,6 +361,8 @@ class Dataplane:
         self._mesh.check(spec)
         self._now = _compiled(spec, self._mesh)
         self._mesh.reconcile(spec, self._now.mesh)
+        #: Sees every batch at each of STAGES while it is set; of a batch it may keep a copy, and change nothing.
+        self.watch: Watcher | None = None
 
     @property
     def spec(self) -> NodeSpec:
@@ -364,8 +385,13 @@ class Dataplane:
         What leaves has verdict PASS, a ``port_out`` and a ``rule``; ``explain``: which says of forwarding entries
         whether they were learned or set. BufferError while a view of the batch is alive.
         """
-        self._now.bridge.explains = self._now.mesh.explains = explain
-        self._now.process(batch)
+        now, watch = self._now, self.watch
+        now.bridge.explains = explain or watch is not None
+        now.mesh.explains = explain
+        if watch is None:
+            now.process(batch)
+        else:
+            now.process_watched(batch, watch)
         return batch
 
     def explain(self, batch: PacketBatch, *, first: int = 1) -> list[Decision]:
@@ -454,6 +480,15 @@ class Dataplane:
         except OverflowError as error:
             raise TableFullError(str(error)) from None
 
+    def neighbour(self, vni: int, address: str) -> dict[str, object] | None:
+        """One entry of the neighbour table, as ``neighbours`` has it, or None."""
+        row = self._now.neigh.entry(self._net(vni), parse_ip(address))
+        return None if row is None else self._neighbour(row, vni, self._now.names())
+
+    def net_number(self, vni: int) -> int:
+        """What a network is called in rows of batches; SpecError: it is none of this node's."""
+        return self._net(vni)
+
     def delete_neighbour(self, vni: int, address: str) -> bool:
         """As ``ip neigh del``: whether there was an entry."""
         return self._now.neigh.delete(self._net(vni), parse_ip(address))
@@ -485,21 +520,27 @@ class Dataplane:
 
     def stations(self) -> Iterator[dict[str, object]]:
         """The forwarding table: vni, mac, place, remote (a VTEP), state, updated_ns, frozen."""
-        names = self._now.names()
-        vnis = [row["vni"] for row in self._now.nets.rows()]
-        for row in self._now.fdb.rows():
+        now = self._now
+        names = now.names()
+        vnis = [row["vni"] for row in now.nets.rows()]
+        for row in now.fdb.walk():
+            if row["dest"] not in names:
+                names = now.names()  # made since
             yield self._station(row, vnis[row["net"]], names)
 
     def neighbours(self) -> Iterator[dict[str, object]]:
         """The neighbour table: vni, address, mac, place (None: any), router, gateway."""
         names = self._now.names()
         vnis = [row["vni"] for row in self._now.nets.rows()]
-        for row in self._now.neigh.rows():
-            yield {
-                "vni": vnis[row["net"]], "address": str(ip_address(row["addr"])), "mac": row["mac"].hex(":"),
-                "place": None if row["dest"] is None else names[row["dest"]][1],
-                "router": row["router"], "gateway": row["gateway"],
-            }  # fmt: skip
+        for row in self._now.neigh.walk():
+            yield self._neighbour(row, vnis[row["net"]], names)
+
+    def _neighbour(self, row: Mapping[str, Any], vni: int, names: Mapping[int, Place]) -> dict[str, object]:
+        return {
+            "vni": vni, "address": str(ip_address(row["addr"])), "mac": row["mac"].hex(":"),
+            "place": None if row["dest"] is None else names[row["dest"]][1],
+            "router": row["router"], "gateway": row["gateway"],
+        }  # fmt: skip
 
     def verify(self) -> Drift:
         """What the spec wants against what the tables hold: single entries may have been changed since."""

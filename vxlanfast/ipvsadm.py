@@ -15,7 +15,7 @@ from vxlanfast.ipvsadm_rules import host_port, mask_of, scheduler_flags
 from vxlanfast.service_spec import ALL_PORTS, PROTOCOLS
 
 if TYPE_CHECKING:
-    from vxlanfast.dataplane import Dataplane
+    from vxlanfast.shown import Shown
 
 Row = dict[str, Any]
 
@@ -35,7 +35,7 @@ def _order(match: Row) -> tuple[int, bytes, int, str]:
     return PROTOCOLS[match["protocol"]], ip_address(match["address"]).packed, match["port"], match["domain"]
 
 
-def service_rows(plane: Dataplane) -> list[Row]:
+def service_rows(plane: Shown) -> list[Row]:
     """Services as ipvsadm sorts them: by family, protocol, address and port; their servers by address and port.
 
     Keys: name, family, scheduler, flags, persistent_s, mask, virtual, servers; what each has carried.
@@ -89,7 +89,7 @@ def _figures(row: Row) -> str:
 
 
 def _table(
-    plane: Dataplane, heads: tuple[str, ...], service: Callable[[str, Row], str], server: Callable[[Row], str]
+    plane: Shown, heads: tuple[str, ...], service: Callable[[str, Row], str], server: Callable[[Row], str]
 ) -> Iterator[str]:
     yield f"IP Virtual Server version {VERSION} (size={plane.spec.mesh.connections})"
     yield from heads
@@ -102,7 +102,7 @@ def _table(
             yield f"  -> {host_port(one['address'], one['port']):<28}{server(one)}"
 
 
-def services_lines(plane: Dataplane) -> Iterator[str]:
+def services_lines(plane: Shown) -> Iterator[str]:
     """As ``ipvsadm -Ln``."""
     heads = (
         "Prot LocalAddress:Port Scheduler Flags",
@@ -114,7 +114,7 @@ def services_lines(plane: Dataplane) -> Iterator[str]:
     )  # fmt: skip
 
 
-def stats_lines(plane: Dataplane) -> Iterator[str]:
+def stats_lines(plane: Shown) -> Iterator[str]:
     """As ``ipvsadm -Ln --stats``: connections, packets and bytes of clients and of servers, whole IP packets."""
     heads = (
         "Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes",
@@ -123,7 +123,7 @@ def stats_lines(plane: Dataplane) -> Iterator[str]:
     return _table(plane, heads, lambda place, row: f"{place:<33}{_figures(row)}", _figures)
 
 
-def thresholds_lines(plane: Dataplane) -> Iterator[str]:
+def thresholds_lines(plane: Shown) -> Iterator[str]:
     """As ``ipvsadm -Ln --thresholds``."""
     heads = (
         "Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn ",
@@ -136,18 +136,18 @@ def thresholds_lines(plane: Dataplane) -> Iterator[str]:
     )  # fmt: skip
 
 
-def timeout_row(plane: Dataplane) -> Row:
+def timeout_row(plane: Shown) -> Row:
     """Seconds after which silent connections go."""
     mesh = plane.spec.mesh
     return {"tcp_s": mesh.tcp_s, "fin_s": mesh.fin_s, "udp_s": mesh.udp_s}
 
 
-def timeout_lines(plane: Dataplane) -> Iterator[str]:
+def timeout_lines(plane: Shown) -> Iterator[str]:
     """As ``ipvsadm -Ln --timeout``."""
     yield f"Timeout (tcp tcpfin udp): {' '.join(map(str, timeout_row(plane).values()))}"
 
 
-def connections_lines(plane: Dataplane, now_ns: int | None = None) -> Iterator[str]:
+def connections_lines(plane: Shown, now_ns: int | None = None) -> Iterator[str]:
     """As ``ipvsadm -Lnc``, at a time (None: that of the last packet)."""
     yield "IPVS connection entries"
     yield "pro expire state       source             virtual            destination"
@@ -167,26 +167,26 @@ def _text(lines: Iterator[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def services_text(plane: Dataplane) -> str:
+def services_text(plane: Shown) -> str:
     """What ``ipvsadm -Ln`` would print of the plane."""
     return _text(services_lines(plane))
 
 
-def services_stats(plane: Dataplane) -> str:
+def services_stats(plane: Shown) -> str:
     """What ``ipvsadm -Ln --stats`` would print of the plane."""
     return _text(stats_lines(plane))
 
 
-def services_thresholds(plane: Dataplane) -> str:
+def services_thresholds(plane: Shown) -> str:
     """What ``ipvsadm -Ln --thresholds`` would print of the plane."""
     return _text(thresholds_lines(plane))
 
 
-def timeout_text(plane: Dataplane) -> str:
+def timeout_text(plane: Shown) -> str:
     """What ``ipvsadm -Ln --timeout`` would print of the plane."""
     return _text(timeout_lines(plane))
 
 
-def connections_text(plane: Dataplane, now_ns: int | None = None) -> str:
+def connections_text(plane: Shown, now_ns: int | None = None) -> str:
     """What ``ipvsadm -Lnc`` would print of the plane at a time (None: that of the last packet)."""
     return _text(connections_lines(plane, now_ns))

@@ -9,17 +9,18 @@ from typing import Any
 from vxlanfast import ipvsadm
 from vxlanfast._ext.verdict import RULES, SENTENCES
 from vxlanfast.addr import VNI_MAX
-from vxlanfast.dataplane import GATEWAY, Dataplane
+from vxlanfast.dataplane import GATEWAY
 from vxlanfast.errors import SpecError
+from vxlanfast.shown import Shown
 
 Row = dict[str, Any]
 
 
-def _names(plane: Dataplane) -> dict[int, str]:
+def _names(plane: Shown) -> dict[int, str]:
     return {network.vni: network.name for network in plane.spec.network}
 
 
-def fdb_rows(plane: Dataplane) -> Iterator[Row]:
+def fdb_rows(plane: Shown) -> Iterator[Row]:
     """The forwarding table, with the keys of ``bridge -j fdb show``: a row for each place of a MAC, in order."""
     names = _names(plane)
     for row in sorted(plane.stations(), key=lambda row: (row["vni"], row["mac"])):
@@ -35,7 +36,7 @@ def fdb_rows(plane: Dataplane) -> Iterator[Row]:
             yield out | {"state": {"learned": "", "local": "permanent"}.get(state, state)}
 
 
-def fdb_lines(plane: Dataplane) -> Iterator[str]:
+def fdb_lines(plane: Shown) -> Iterator[str]:
     for row in fdb_rows(plane):
         words = [row["mac"], "dev", row["ifname"]]
         for key in ("dst", "vni"):
@@ -44,7 +45,7 @@ def fdb_lines(plane: Dataplane) -> Iterator[str]:
         yield " ".join(str(word) for word in words if word != "")
 
 
-def neigh_rows(plane: Dataplane) -> Iterator[Row]:
+def neigh_rows(plane: Shown) -> Iterator[Row]:
     """The neighbour table, with the keys of ``ip -j neigh show``."""
     names = _names(plane)
     for row in sorted(plane.neighbours(), key=lambda row: (row["vni"], len(str(row["address"])), row["address"])):
@@ -54,13 +55,13 @@ def neigh_rows(plane: Dataplane) -> Iterator[Row]:
         yield out | {"state": ["PERMANENT"]}
 
 
-def neigh_lines(plane: Dataplane) -> Iterator[str]:
+def neigh_lines(plane: Shown) -> Iterator[str]:
     for row in neigh_rows(plane):
         router = " router" if "router" in row else ""
         yield f"{row['dst']} dev {row['dev']} vni {row['vni']} lladdr {row['lladdr']}{router} {row['state'][0]}"
 
 
-def mdb_rows(plane: Dataplane) -> Iterator[Row]:
+def mdb_rows(plane: Shown) -> Iterator[Row]:
     """Multicast memberships, with the keys of ``bridge -j mdb show``; group ``*``: routes multicast."""
     names = _names(plane)
     for row in sorted(plane.memberships(), key=lambda row: (row["vni"], str(row["group"]), str(row["place"]))):
@@ -72,13 +73,13 @@ def mdb_rows(plane: Dataplane) -> Iterator[Row]:
         }  # fmt: skip
 
 
-def mdb_lines(plane: Dataplane) -> Iterator[str]:
+def mdb_lines(plane: Shown) -> Iterator[str]:
     for row in mdb_rows(plane):
         dst = f" dst {row['dst']}" if "dst" in row else ""
         yield f"dev {row['dev']} port {row['port']} grp {row['grp']}{dst} vni {row['vni']} {row['state']}"
 
 
-def vtep_rows(plane: Dataplane) -> Iterator[Row]:
+def vtep_rows(plane: Shown) -> Iterator[Row]:
     """The peers of each network: whether they get what is flooded, the MTU through them, and their counters."""
     names, stats = _names(plane), plane.stats()
     for (vni, vtep), flood in sorted(plane.vteps.items()):
@@ -88,7 +89,7 @@ def vtep_rows(plane: Dataplane) -> Iterator[Row]:
         }  # fmt: skip
 
 
-def vtep_lines(plane: Dataplane) -> Iterator[str]:
+def vtep_lines(plane: Shown) -> Iterator[str]:
     heads = (
         "vtep",
         "vni",
@@ -117,7 +118,7 @@ def vtep_lines(plane: Dataplane) -> Iterator[str]:
     yield from aligned(heads, rows)
 
 
-def counter_row(plane: Dataplane) -> Row:
+def counter_row(plane: Shown) -> Row:
     """Everything counted, with names of reasons instead of numbers."""
     stats = plane.stats()
     out = asdict(stats)
@@ -128,7 +129,7 @@ def counter_row(plane: Dataplane) -> Row:
     return out
 
 
-def counter_lines(plane: Dataplane) -> Iterator[str]:
+def counter_lines(plane: Shown) -> Iterator[str]:
     stats = plane.stats()
     yield f"{stats.packets:,} came, {stats.passed:,} passed, {sum(stats.drops.values()):,} dropped; {stats.sent:,} sent"
     heads = ("", "rx packets", "rx bytes", "tx packets", "tx bytes", "drops", "tx drops")
@@ -159,6 +160,26 @@ def counter_lines(plane: Dataplane) -> Iterator[str]:
             yield f"{title} {number:,}: {sentence}"
 
 
+def drop_row(plane: Shown) -> Row:
+    """What was dropped as it came (``drops``) and on its way out (``send_drops``), by names of reasons."""
+    stats = plane.stats()
+    return {
+        name: {verdict.name: number for verdict, number in sorted(drops.items(), key=lambda item: -item[1])}
+        for name, drops in (("drops", stats.drops), ("send_drops", stats.send_drops))
+    }
+
+
+def drop_lines(plane: Shown) -> Iterator[str]:
+    stats = plane.stats()
+    both = {*stats.drops, *stats.send_drops}
+    counts = [(verdict, stats.drops.get(verdict, 0), stats.send_drops.get(verdict, 0)) for verdict in both]
+    counts.sort(key=lambda row: (-row[1] - row[2], row[0]))
+    rows = [(verdict.name, f"{came:,}", f"{went:,}") for verdict, came, went in counts]
+    told = ("", *(SENTENCES[verdict] for verdict, _, _ in counts))
+    for line, sentence in zip(aligned(("reason", "in", "out"), rows), told, strict=False):
+        yield f"{line}  {sentence}".rstrip()
+
+
 def aligned(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
     """A table in columns, the first at the left and the others at the right; nothing where there are no rows."""
     table = [[str(cell) for cell in row] for row in (heads, *rows)]
@@ -172,13 +193,14 @@ def aligned(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[
         yield "  ".join(cells).rstrip()
 
 
-Lines = Callable[[Dataplane], Iterator[str]]
+Lines = Callable[[Shown], Iterator[str]]
 #: What ``--show`` can show: as text, and for JSON.
-TABLES: dict[str, tuple[Lines, Callable[[Dataplane], Any]]] = {
+TABLES: dict[str, tuple[Lines, Callable[[Shown], Any]]] = {
     "fdb": (fdb_lines, lambda plane: list(fdb_rows(plane))),
     "neigh": (neigh_lines, lambda plane: list(neigh_rows(plane))),
     "mdb": (mdb_lines, lambda plane: list(mdb_rows(plane))),
     "vtep": (vtep_lines, lambda plane: list(vtep_rows(plane))),
+    "drops": (drop_lines, drop_row),
     "counters": (counter_lines, counter_row),
     "services": (ipvsadm.services_lines, ipvsadm.service_rows),
     "services:stats": (ipvsadm.stats_lines, ipvsadm.service_rows),

@@ -358,6 +358,13 @@ cdef class FdbTable:
             with nogil:
                 lookup_many(self.buckets, self.mask, self.seed, &keys[0], &found[0], n)
 
+    def walk(self):
+        """Entries as ``rows`` has them, each as it is when its turn comes: the table may change between two of them."""
+        cdef uint32_t slot
+        for slot in range((self.mask + 1) * FDB_WAYS):
+            if self.buckets[slot // FDB_WAYS].keys[slot % FDB_WAYS]:
+                yield self.row(slot)
+
     def rows(self, net=None):
         """Entries as dictionaries: net, mac (6 bytes), dest, state, updated_ns, frozen; of one network, or all. O(capacity)."""
         cdef uint32_t slot

@@ -10,6 +10,14 @@ cdef enum:
     CAPACITY_MAX = 1 << 28
 
 
+cdef dict neigh_row(const NeighEntry *e):
+    return {
+        "net": e.net, "addr": PyBytes_FromStringAndSize(<const char *>e.addr, 4 if e.family == 4 else 16),
+        "mac": PyBytes_FromStringAndSize(<const char *>e.mac, 6), "router": bool(e.flags & NEIGH_ROUTER),
+        "gateway": bool(e.flags & NEIGH_GATEWAY), "dest": None if e.dest == NEIGH_NONE else e.dest,
+    }
+
+
 cdef class NeighTable:
     """(network, IPv4 or IPv6 address) -> MAC. ``capacity``: entries, fixed. ``seed``: of the hash."""
 
@@ -94,17 +102,21 @@ cdef class NeighTable:
         at = neigh_find(self, &key)
         return None if at == NEIGH_NONE else PyBytes_FromStringAndSize(<char *>self.entries[at].mac, 6)
 
+    def entry(self, uint16_t net, addr):
+        """The entry of an address as in ``rows``, or None."""
+        cdef NeighEntry key
+        cdef uint32_t at
+        self.key_of(net, addr, &key)
+        at = neigh_find(self, &key)
+        return None if at == NEIGH_NONE else neigh_row(self.entries + at)
+
+    def walk(self):
+        """Entries as ``rows`` has them, each as it is when its turn comes: the table may change between two of them."""
+        cdef uint32_t at
+        for at in range(self.mask + 1):
+            if self.entries[at].family:
+                yield neigh_row(self.entries + at)
+
     def rows(self, net=None):
         """Entries as dictionaries: net, addr (4 or 16 bytes), mac (6), router, gateway, dest; of one network, or all."""
-        cdef uint32_t at
-        cdef NeighEntry *e
-        out = []
-        for at in range(self.mask + 1):
-            e = &self.entries[at]
-            if e.family and (net is None or e.net == net):
-                out.append({
-                    "net": e.net, "addr": PyBytes_FromStringAndSize(<char *>e.addr, 4 if e.family == 4 else 16),
-                    "mac": PyBytes_FromStringAndSize(<char *>e.mac, 6), "router": bool(e.flags & NEIGH_ROUTER),
-                    "gateway": bool(e.flags & NEIGH_GATEWAY), "dest": None if e.dest == NEIGH_NONE else e.dest,
-                })
-        return out
+        return [row for row in self.walk() if net is None or row["net"] == net]

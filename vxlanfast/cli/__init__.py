@@ -11,7 +11,7 @@ import click
 
 from vxlanfast import __version__
 
-VERBS = ("decap", "encap", "split", "info", "replay", "bench")
+VERBS = ("decap", "encap", "split", "info", "replay", "show", "set", "capture", "bench")
 
 
 class Verbs(click.Group):
@@ -46,6 +46,7 @@ def group() -> None:
     vxlanfast info mirror.pcapng.zst                 what is in there, by VNI
     vxlanfast replay in.pcap -c node.toml --explain  where each goes, and why
     tcpdump -w - udp port 4789 | vxlanfast decap - - | tshark -r -
+    vxlanfast show fdb; vxlanfast capture | wireshark -k -i -   of a node that runs
 
     Captures are pcap or pcapng, plain or gz, zst, lz4; - is standard input or output. Exit codes: 0 done, 1 an input
     or output failed, 2 wrong usage, 3 done but --strict or --other fail met something, 130 interrupted.

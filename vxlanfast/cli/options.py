@@ -94,6 +94,10 @@ other_option = click.option(
     "--other", type=click.Choice(["drop", "keep", "fail"]), default="drop", show_default=True,
     help="Packets that are not VXLAN; fail drops them and ends with exit code 3.",
 )  # fmt: skip
+socket_option = click.option(
+    "--socket", metavar="PATH",
+    help="The node's control socket. Default: $VXLANFAST_SOCKET, or the only one in /run/vxlanfast.",
+)  # fmt: skip
 report_options = stack(
     click.option("-q", "--quiet", is_flag=True, help="No summary, warnings or progress on stderr."),
     click.option(
