@@ -248,6 +248,7 @@ PacketBatch
     property link
     property memory
     note(notes)
+    note_by(texts, which)
     property offsets
     property origin
     passed()

@@ -7,10 +7,13 @@ the capture (``Tap.take``). Who takes too slowly loses rows, which are counted.
 from __future__ import annotations
 
 import threading
+import time
+from array import array
 from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import repeat
 
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.io.writer import CaptureEncoder
@@ -36,6 +39,10 @@ HELD_MAX = 16 << 20
 TAPS_MAX = 8
 #: Bytes of a capture given out at a time.
 PIECE_LEN = 1 << 18
+#: Bytes that are copied at least: outer headers and the VNI are in them.
+CUT_MIN = 128
+#: Kinds of rows that are remembered.
+KINDS_MAX = 1 << 14
 _IF_NAME = 2
 _LEFT_OUT = int(Verdict.DROP_FILTER_INNER)
 
@@ -84,6 +91,20 @@ class _Way:
     dest: Place | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Rows that are alike: the port that they came by, whether they are wanted, their comment and their interface."""
+
+    port: str
+    wanted: bool
+    note: str
+    interface: int
+
+
+#: Stage and direction; port_in, origin, dest, rule, verdict and link of a row.
+_Key = tuple[tuple[str, bool], int, int, int, int, int, int]
+
+
 class Tap:
     """One capture: ``offer`` copies (the thread that forwards), ``take`` gives pcapng (another one)."""
 
@@ -96,6 +117,8 @@ class Tap:
         self._queue: deque[tuple[str, bool, PacketBatch, _World]] = deque()
         self._held = 0
         self._changed = threading.Condition()
+        self._kinds: dict[_Key, _Kind] = {}
+        self._world: _World | None = None
         self._interfaces: dict[tuple[str, int], int] = {}
         self._encoder = CaptureEncoder("pcapng")
         self._encoder.begin([])
@@ -119,7 +142,7 @@ class Tap:
         port_out = 0 if outward else -1
         nets = None if port_in == 0 else world.nets  # of what came from the underlay none is known yet
         full = self._held >= HELD_MAX
-        snaplen = 0 if full else SNAPLEN if self._filter is not None else max(self.spec.snaplen, 128)
+        snaplen = 0 if full else SNAPLEN if self._filter is not None else max(self.spec.snaplen, CUT_MIN)
         rows = batch.pick(
             dropped=stage == "dropped", port_in=port_in, port_out=port_out,
             nets=None if stage == "dropped" else nets, snaplen=snaplen,
@@ -156,6 +179,7 @@ class Tap:
                 self._held -= rows.memory
             self._encode(stage, outward, rows, world)
             self._drain(out)
+            time.sleep(0)  # whoever forwards gets the interpreter now, and not some milliseconds later
         self._drain(out)
         return bytes(out) if out or not self.done or self._queue else None
 
@@ -164,44 +188,70 @@ class Tap:
         self._encoder.clear()
 
     def _encode(self, stage: str, outward: bool, copies: PacketBatch, world: _World) -> None:
-        sure = stage != "dropped" and (stage != "outer" or outward)  # else nobody may have said whence and where
-        verdicts = copies.verdict.tolist()
-        ports, origins, dests = (column.tolist() for column in (copies.port_in, copies.origin, copies.dest))
-        ways = [
-            _Way(
-                world.ports[port] if port < len(world.ports) else "?",
-                world.places.get(origin) if sure else None, world.places.get(dest) if sure else None,
+        """What was copied at a stage: named, explained, filtered, cut. By kinds of rows, of which there are few."""
+        if world is not self._world or len(self._kinds) > KINDS_MAX:
+            self._kinds, self._world = {}, world
+        kinds = [
+            self._kinds.get(key) or self._kind(key)
+            for key in zip(
+                repeat((stage, outward)), copies.port_in, copies.origin, copies.dest, copies.rule, copies.verdict,
+                copies.link, strict=False,
             )
-            for port, origin, dest in zip(ports, origins, dests, strict=True)
         ]  # fmt: skip
+        by_frame = self.spec.vnis and stage in ("outer", "dropped")
+        flags = bytes(
+            0 if kind.wanted and not (by_frame and not self._is_of(stage, copies, i, kind)) else _LEFT_OUT
+            for i, kind in enumerate(kinds)
+        )
         with copies.verdict as verdict:
-            for i, way in enumerate(ways):
-                verdict[i] = 0 if self._is_wanted(stage, copies, i, way) else _LEFT_OUT
+            verdict[:] = flags
         if self._filter is not None:
             self._filter.process(copies)
-        kept = copies.passed()
-        rows = copies.pick(snaplen=self.spec.snaplen)
-        if rows is None:
-            return
-        rules, links = rows.rule.tolist(), rows.link.tolist()
-        notes, numbers = {}, []
-        for k, i in enumerate(kept):
-            way = ways[i]
-            if stage == "dropped":
-                notes[k] = _why_dropped(way, verdicts[i])
-            elif stage == "inner":
-                notes[k] = way.port if way.origin is None else f"{way.origin[1]}, vni {way.origin[0]}"
-            elif sure:
-                notes[k] = _why_sent(way, rules[k])
-            name = f"{'out' if outward else 'in'} {UNDERLAY}" if stage == "outer" else way.port
-            numbers.append(self._interface(f"{stage} {name}", links[k]))
-        rows.note(notes)
-        with rows.port_out as out, rows.ts_ns as times:
-            for k, number in enumerate(numbers):
-                out[k] = number
-                times[k] += self.offset_ns
+        rows = copies
+        if self._filter is not None or any(flags) or self.spec.snaplen < CUT_MIN:
+            kept = copies.passed()
+            picked = copies.pick(snaplen=self.spec.snaplen)
+            if picked is None:
+                return
+            rows, kinds = picked, [kinds[i] for i in kept]
+        texts = list(dict.fromkeys(kind.note for kind in kinds))
+        which = {text: number for number, text in enumerate(texts)}
+        rows.note_by(texts, array("I", [which[kind.note] for kind in kinds]))
+        with rows.port_out as out:
+            out[:] = array("H", [kind.interface for kind in kinds])
+        if self.offset_ns:
+            with rows.ts_ns as times:
+                times[:] = array("q", [ts_ns + self.offset_ns for ts_ns in times])
         rows.leave_by_ports()
         self._write(rows)
+
+    def _kind(self, key: _Key) -> _Kind:
+        """What is said of rows that are alike, and where they go."""
+        (stage, outward), port_in, origin, dest, rule, verdict, link = key
+        world = self._world
+        assert world is not None
+        port = world.ports[port_in] if port_in < len(world.ports) else "?"
+        sure = stage != "dropped" and (stage != "outer" or outward)  # else nobody may have said whence and where
+        way = _Way(port, world.places.get(origin) if sure else None, world.places.get(dest) if sure else None)
+        places = [place[1] for place in (way.origin, way.dest) if place]
+        wanted = self.spec.port is None or self.spec.port in (port, *places)
+        note = ""
+        if stage == "dropped":
+            note = _why_dropped(way, verdict)
+        elif stage == "inner":
+            note = port if way.origin is None else f"{way.origin[1]}, vni {way.origin[0]}"
+        elif sure:
+            note = _why_sent(way, rule)
+        name = f"{'out' if outward else 'in'} {UNDERLAY}" if stage == "outer" else port
+        kind = _Kind(port, wanted, note, self._interface(f"{stage} {name}", link) if wanted else 0)
+        self._kinds[key] = kind
+        return kind
+
+    def _is_of(self, stage: str, rows: PacketBatch, i: int, kind: _Kind) -> bool:
+        """Whether a packet with its outer headers, or one that was dropped, is of a VNI that is asked for."""
+        frame = bytes(rows.frame(i)[:256])
+        at = inner_at(frame) if kind.port == UNDERLAY or stage == "outer" else None
+        return self.spec.wants(rows.vni[i] if at is None else int.from_bytes(frame[at - 4 : at - 1]))
 
     def _write(self, rows: PacketBatch) -> None:
         encoder, count = self._encoder, self.spec.count
@@ -215,16 +265,6 @@ class Tap:
         if self.done and count and encoder.rows >= count:
             with self._changed:
                 self._queue.clear()
-
-    def _is_wanted(self, stage: str, rows: PacketBatch, i: int, way: _Way) -> bool:
-        port = self.spec.port
-        if port is not None and port not in (way.port, *(place[1] for place in (way.origin, way.dest) if place)):
-            return False
-        if not self.spec.vnis or stage not in ("outer", "dropped"):
-            return True
-        frame = bytes(rows.frame(i)[:256])
-        at = inner_at(frame) if way.port == UNDERLAY or stage == "outer" else None
-        return self.spec.wants(rows.vni[i] if at is None else int.from_bytes(frame[at - 4 : at - 1]))
 
     def _interface(self, name: str, link: int) -> int:
         number = self._interfaces.get((name, link))

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import click
 
@@ -78,11 +79,12 @@ def _table(path: str, what: str, as_json: bool, stats: bool) -> Iterator[str]:
             for reply in replies:
                 yield "".join(f"{line}\n" for line in reply["lines"])
             return
-        yield from _json(replies)
+        yield from _json(replies, lines=what == "connections")
 
 
-def _json(replies: Iterable[dict[str, object]]) -> Iterator[str]:
-    """One value, or the rows of all pieces as one list: as ``json.dumps`` with ``indent=2`` has them."""
+def _json(replies: Iterable[dict[str, Any]], *, lines: bool) -> Iterator[str]:
+    """One value, or the rows of all pieces as one list: as ``json.dumps`` with ``indent=2`` has them; ``lines``: a line
+    for each row, since there may be a million."""
     begun = False
     for reply in replies:
         if "value" in reply:
@@ -90,7 +92,8 @@ def _json(replies: Iterable[dict[str, object]]) -> Iterator[str]:
             return
         if reply["rows"]:
             yield ",\n" if begun else "[\n"
-            yield json.dumps(reply["rows"], indent=2)[2:-2]
+            rows = reply["rows"]
+            yield ",\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=2)[2:-2]
             begun = True
     yield "\n]\n" if begun else "[]\n"
 
