@@ -250,6 +250,17 @@ def test_in_pieces_while_the_plane_works(tmp_path: Path) -> None:
             worker.join(60)
 
 
+def test_where_sockets_are(tmp_path: Path) -> None:
+    assert control.socket_path("lab", str(tmp_path / "run")) == str(tmp_path / "run" / "lab.sock")
+    assert (tmp_path / "run").is_dir()
+    for name in ("", "a/b", "..", "a\nb"):
+        with pytest.raises(vf.SpecError, match="name = "):
+            control.socket_path(name, str(tmp_path))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(vf.OutputError, match="--control"):
+        control.socket_path("lab", str(tmp_path / "file" / "x"))
+
+
 def test_find_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VXLANFAST_SOCKET", raising=False)
     with pytest.raises(ControlError, match="start one with"):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+from array import array
 from collections import Counter
 from pathlib import Path
 
@@ -22,19 +23,20 @@ from tests.standin import NODE, StandIn, serving
 from tests.support import PYTHON, TSHARK, VERBS_ENV, Pcapng, assert_one_line, blocks, ours_read, tshark, vxlanfast
 from tests.test_replay import mac, said, wrapped
 from vxlanfast import taps
+from vxlanfast._ext.io.writer import CaptureEncoder
 from vxlanfast.control_client import ControlClient
 from vxlanfast.taps import Tap, Taps, TapSpec
 
 Row = tuple[str, int, bytes, str]
 
 
-def rows_of(data: bytes) -> list[Row]:
+def rows_of(data: bytes, called: list[str] | None = None) -> list[Row]:
     """Of a capture: the interface's name, the time, the frame, the comment."""
     names, rows = [], []
     for block in blocks(data):
         options = dict(block.options()) if block.kind in (1, 6) else {}
         if block.kind == 1:
-            names.append(options[2].decode())
+            names.append(options[2].decode() if called is None else called[len(names)])
         elif block.kind == 6:
             number, high, low, length, _ = block.unpack("IIIII")
             text = options.get(1, b"").decode()
@@ -209,6 +211,24 @@ def test_pick() -> None:
     assert other is not None and other.ts_ns.tolist() == [4, 7] and other.memory > 0
     assert batch.pick(port_in=4) is None and batch.pick(nets=[]) is None
     assert vf.PacketBatch().pick() is None
+
+
+def test_note_by() -> None:
+    """Few comments for many rows."""
+    batch = vf.PacketBatch.from_frames([bytes(60)] * 5)
+    batch.note_by(["one", "", "zwölf"], array("I", [0, 2, 1, 0, 2]))
+    batch.leave_by_ports()
+    encoder = CaptureEncoder("pcapng")
+    encoder.begin([1], tsresol=9)
+    assert encoder.encode(batch) is None
+    assert [row[3] for row in rows_of(encoder.pending().tobytes(), ["x"])] == ["one", "zwölf", "", "one", "zwölf"]
+    for texts, which in ((["a"], [0, 0, 0, 0, 1]), (["a"], [0])):
+        with pytest.raises((IndexError, ValueError)):
+            batch.note_by(texts, array("I", which))
+    view = batch.vni
+    with pytest.raises(BufferError):
+        batch.note_by(["a"], array("I", [0] * 5))
+    view.release()
 
 
 # --- through the socket ---------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from vxlanfast import __version__
 from vxlanfast.changes import change
+from vxlanfast.control_client import RUN_DIRECTORY, VERSION
 from vxlanfast.dataplane import Dataplane
 from vxlanfast.ends import reason, shown
 from vxlanfast.errors import OutputError, SpecError, VxlanFastError
@@ -37,7 +38,6 @@ from vxlanfast.shown import PlaneView
 from vxlanfast.tables import TABLES, aligned
 from vxlanfast.taps import SNAPLEN, Tap, Taps, TapSpec
 
-VERSION = 1
 #: Bytes of a request; seconds in which one must come, and in which a piece of a reply must be taken.
 REQUEST_MAX = 1 << 16
 PATIENCE_S = 30.0
@@ -277,6 +277,23 @@ class ControlServer:
             count=_number(request, "count", 0), snaplen=_number(request, "snaplen", SNAPLEN),
         )  # fmt: skip
         return Tap(spec, offset_ns=offset_ns)
+
+
+def socket_path(name: str, directory: str = RUN_DIRECTORY) -> str:
+    """Where the node of that name has its control socket unless told otherwise; the directory is there then.
+
+    SpecError: the name is none of a file. OutputError: the directory cannot be made.
+    """
+    if not name or name.startswith(".") or "/" in name or not name.isprintable():
+        raise SpecError(f"name = {name!r}: it is to be the name of a control socket in {directory}")
+    try:
+        os.makedirs(directory, 0o755, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{shown(directory)}: {reason(error)}; --control names another place for the control socket",
+            errno=error.errno, path=directory,
+        ) from None  # fmt: skip
+    return os.path.join(directory, f"{name}.sock")
 
 
 def open_socket(path: str) -> socket.socket:

@@ -86,6 +86,7 @@ def test_socket_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(VERBS_ENV, "VXLANFAST_SOCKET", str(tmp_path / "node.sock"))
     with serving(tmp_path / "node.sock"):
         assert b"192.0.2.2" in vxlanfast("show", "fdb").stdout
+        assert b"lab vtep" in vxlanfast("show", "nodes").stdout
 
 
 def test_watch(tmp_path: Path) -> None:

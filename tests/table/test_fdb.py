@@ -101,6 +101,7 @@ class Model:
 
 
 def contents(table: FdbTable) -> dict[tuple[int, bytes], tuple[int, str]]:
+    assert list(table.walk()) == table.rows()
     return {(row["net"], row["mac"]): (row["dest"], row["state"]) for row in table.rows()}
 
 

@@ -30,6 +30,8 @@ def test_as_a_dictionary(seed: int) -> None:
         assert len(table) == len(model)
     assert all(table.get(*key) == model.get(key) for key in keys)
     assert {(row["net"], row["addr"]): row["mac"] for row in table.rows()} == model
+    assert list(table.walk()) == table.rows()
+    assert all((table.entry(*key) or {"mac": None})["mac"] == model.get(key) for key in keys)
     assert {row["addr"] for row in table.rows(1)} == {addr for net, addr in model if net == 1}
 
 

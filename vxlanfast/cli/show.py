@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from vxlanfast.cli import options
-from vxlanfast.control_client import ControlClient, ControlError, find_socket, sockets
+from vxlanfast.control_client import SOCKET_VARIABLE, ControlClient, ControlError, find_socket, sockets
 from vxlanfast.errors import SpecError
 
 TABLES = (
@@ -99,10 +99,9 @@ def _json(replies: Iterable[dict[str, Any]], *, lines: bool) -> Iterator[str]:
 
 
 def _nodes(given: str | None, as_json: bool) -> Iterator[str]:
-    """Every node that has a socket where nodes have theirs."""
-    paths = [given] if given else sockets()
-    if not paths:
-        find_socket()  # says that there is none
+    """Every node that has a socket where nodes have theirs, or the one that is named."""
+    named = given or os.environ.get(SOCKET_VARIABLE)
+    paths = [named] if named else sockets() or [find_socket()]  # which says that there is none
     rows = []
     for path in paths:
         try:
