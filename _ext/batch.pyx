@@ -14,7 +14,8 @@ cdef enum:
     ROWS_MAX = 1 << 24
     ALIGN = 64
     NOTE_MAX = 4096
-    LINK_PAYLOAD = 0xFFF0    # wire/link's LINK_VXLAN
+    LINK_PAYLOAD = 0xFFF0    # wire/link's LINK_VXLAN …
+    LINK_FRAME = 1           # … and LINK_ETHERNET
 
 
 cdef bint regrow(void **p, uint64_t used, uint64_t want) noexcept nogil:
@@ -92,6 +93,15 @@ cdef bint row_wanted(const Columns *c, uint32_t i, bint dropped, int port_in, in
         and (port_out < 0 or c.port_out[i] == port_out)
         and (nets == NULL or nets[c.net[i]] != 0)
     )
+
+
+cdef inline const uint8_t *row_front(Columns *c, uint32_t i, uint32_t *n) noexcept nogil:
+    """What stands in front of a row's body: the headers put there, or those that a datagram's payload came with."""
+    if c.link[i] == LINK_PAYLOAD:
+        n[0] = c.outer_l4[i] + 8
+        return c.arena + c.outer[i]
+    n[0] = c.head_len[i]
+    return row_head(c, i)
 
 
 cdef class _View:
@@ -258,7 +268,7 @@ cdef class PacketBatch:
         memcpy(b.verdict, a.verdict, n)
         for i in range(n):
             if a.link[i] == LINK_PAYLOAD:
-                b.link[i] = 1
+                b.link[i] = LINK_FRAME
                 b.wire_len[i] = b.len[i]
         return twin
 
@@ -273,6 +283,7 @@ cdef class PacketBatch:
         cdef uint8_t wanted[65536]
         cdef bint some = nets is not None
         cdef uint32_t k, i, n = 0, head, body
+        cdef const uint8_t *front
         cdef uint64_t total = 0
         if some:
             memset(wanted, 0, sizeof(wanted))
@@ -282,7 +293,8 @@ cdef class PacketBatch:
             i = row_at(a, k)
             if row_wanted(a, i, dropped, port_in, port_out, wanted if some else NULL):
                 n += 1
-                total += min(<uint64_t>a.head_len[i] + a.len[i], <uint64_t>snaplen)
+                row_front(a, i, &head)
+                total += min(<uint64_t>head + a.len[i], <uint64_t>snaplen)
         if n == 0:
             return None
         twin = PacketBatch(n, total)
@@ -293,20 +305,21 @@ cdef class PacketBatch:
                 i = row_at(a, k)
                 if not row_wanted(a, i, dropped, port_in, port_out, wanted if some else NULL):
                     continue
-                head = min(<uint32_t>a.head_len[i], snaplen)
+                front = row_front(a, i, &head)
+                b.wire_len[b.n] = a.wire_len[i] if a.link[i] != LINK_PAYLOAD else head + a.len[i]
+                b.link[b.n] = a.link[i] if a.link[i] != LINK_PAYLOAD else LINK_FRAME
+                head = min(head, snaplen)
                 body = min(a.len[i], snaplen - head)
                 n = b.n
                 b.off[n] = <uint32_t>b.arena_len
-                memcpy(b.arena + b.arena_len, row_head(a, i), head)
+                memcpy(b.arena + b.arena_len, front, head)
                 memcpy(b.arena + b.arena_len + head, row_body(a, i), body)
                 b.len[n] = head + body
                 b.arena_len += head + body
                 b.rec[n] = 0xFFFFFFFFU
-                b.wire_len[n] = a.wire_len[i]
                 b.vni[n] = a.vni[i]
                 b.flow[n] = a.flow[i]
                 b.ts_ns[n] = a.ts_ns[i]
-                b.link[n] = a.link[i]
                 b.port_in[n] = a.port_in[i]
                 b.port_out[n] = a.port_out[i]
                 b.net[n] = a.net[i]
@@ -314,6 +327,7 @@ cdef class PacketBatch:
                 b.dest[n] = a.dest[i]
                 b.conn[n] = a.conn[i]
                 b.cut[n] = a.cut[i]
+                b.gso[n] = a.gso[i]
                 b.verdict[n] = a.verdict[i]
                 b.rule[n] = a.rule[i]
                 b.n = b.n_source = n + 1
@@ -330,12 +344,11 @@ cdef class PacketBatch:
         cdef Columns *c = &self.c
         if not 0 <= i < c.n:
             raise IndexError(f"row {i} of a batch of {c.n}")
-        if c.link[i] == LINK_PAYLOAD:
-            return (PyBytes_FromStringAndSize(<char *>c.arena + c.outer[i], c.outer_l4[i] + 8)
-                    + PyBytes_FromStringAndSize(<char *>row_body(c, i), c.len[i]))
-        if c.head_len[i] == 0:
+        cdef uint32_t front_len = 0
+        cdef const uint8_t *front = row_front(c, i, &front_len)
+        if front_len == 0:
             return view_of(self, row_body(c, i), c.len[i], b"B", 1, False)
-        return (PyBytes_FromStringAndSize(<char *>row_head(c, i), c.head_len[i])
+        return (PyBytes_FromStringAndSize(<char *>front, front_len)
                 + PyBytes_FromStringAndSize(<char *>row_body(c, i), c.len[i]))
 
     def assign_ports(self, ports):

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import vxlanfast as vf
-from tests.standin import StandIn, serving
-from vxlanfast import control, tables
+from tests.standin import NODE, StandIn, serving
+from vxlanfast import control, shown, tables
 from vxlanfast.control_client import ControlClient, ControlError, find_socket
 
 MAC = "02:42:0a:00:09:"
@@ -248,6 +248,46 @@ def test_in_pieces_while_the_plane_works(tmp_path: Path) -> None:
         finally:
             ended.set()
             worker.join(60)
+
+
+class Counting:
+    """A lock that counts how often it is taken, and says whether it is."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.held = False
+
+    def __enter__(self) -> None:
+        assert not self.held
+        self.taken, self.held = self.taken + 1, True
+
+    def __exit__(self, *exc: object) -> None:
+        self.held = False
+
+
+def test_pieces_of_a_view() -> None:
+    """Rows are as the plane's; the lock is held for a piece, and never while somebody has a row in hand."""
+    plane = vf.Dataplane(big_spec(2000))
+    lock = Counting()
+    view = shown.PlaneView(plane, lock)
+    for name in ("stations", "neighbours", "memberships", "services", "connections"):
+        before, rows = lock.taken, []
+        for row in getattr(view, name)():
+            assert not lock.held
+            rows.append(row)
+        assert rows == list(getattr(plane, name)())
+        assert lock.taken - before == len(rows) // shown.PIECE + 1
+    assert view.stats() == plane.stats() and view.vteps == plane.vteps and view.spec is plane.spec
+
+
+def test_services_that_go_meanwhile() -> None:
+    """A service that goes while they are listed is left out."""
+    bank = NODE[NODE.index("[[service]]") :].replace("shop", "bank").replace(".100", ".101")
+    node = StandIn(vf.parse_spec(NODE + bank))
+    rows = node.plane.services()
+    assert next(rows)["name"] == "bank"
+    node.plane.apply(vf.parse_spec(NODE[: NODE.index("[[service]]")]))
+    assert list(rows) == []
 
 
 def test_where_sockets_are(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ Dataplane
     apply(spec: NodeSpec | Prepared) -> int
     connection(number: int) -> dict[str, Any] | None
     connections(now_ns: int | None = None) -> Iterator[dict[str, Any]]
+    counted() -> Callable[[], PlaneStats]
     delete_neighbour(vni: int, address: str) -> bool
     delete_station(vni: int, mac: str) -> bool
     explain(batch: PacketBatch, *, first: int = 1) -> list[Decision]

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vxlanfast.ends import reason, shown
 from vxlanfast.errors import VxlanFastError
@@ -22,6 +22,7 @@ TIMEOUT_S = 60.0
 LINE_MAX = 64 << 20
 START = "start one with: vxlanfast node -c node.toml"
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 class ControlError(VxlanFastError):
@@ -91,8 +92,16 @@ class ControlClient:
             spoken = f"the node speaks version {reply.get('v')}, not {VERSION}"
             raise ControlError(f"control socket {shown(self.path)}: {spoken}")
         if not reply.get("ok"):
-            raise ControlError(str(reply.get("error")), int(reply.get("code", 1)))
+            code = reply.get("code")
+            raise ControlError(str(reply.get("error")), code if type(code) is int and 0 < code < 126 else 1)
         return reply
+
+    def part(self, reply: Json, key: str, kind: type[T]) -> T:
+        """What a reply has under a key. ControlError: it has none such."""
+        value = reply.get(key)
+        if not isinstance(value, kind):
+            raise ControlError(f"control socket {shown(self.path)}: what answers there is no node: no {key} in a reply")
+        return value
 
     def ask(self, do: str, **rest: object) -> Iterator[Json]:
         """Every reply to a request."""

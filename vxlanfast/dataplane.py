@@ -622,48 +622,61 @@ class Dataplane:
 
     def stats(self) -> PlaneStats:
         """Everything counted since the spec was applied."""
+        return self.counted()()
+
+    def counted(self) -> Callable[[], PlaneStats]:
+        """What ``stats`` says of this moment, as a function that works it out: another thread may, while this one goes
+        on."""
         now = self._now
-        drops: dict[Verdict, int] = {}
-        for node in (now.receive, now.proxy, now.bridge, now.mesh, now.route):
-            for verdict, number in node.counters().items():
-                if verdict:
-                    drops[verdict] = drops.get(verdict, 0) + number
-        sent = now.send.counters()
-        send_drops = {verdict: number for verdict, number in sent.items() if verdict}
-        for verdict, number in now.fit.counters().items():
-            if verdict:
-                send_drops[verdict] = send_drops.get(verdict, 0) + number
-        names = now.names()
-        nets = now.nets.rows()
-        ports: dict[str, Traffic] = {}
-        peers: dict[Place, Traffic] = {}
-        sums = [Traffic()] * len(nets)
-        for number, row in enumerate(now.dests.rows()):
-            traffic = Traffic(
-                row["rx_packets"], row["rx_bytes"], row["tx_packets"], row["tx_bytes"], row["drops"], row["tx_drops"]
-            )
-            sums[row["net"]] += traffic
-            if row["kind"] == "port":
-                ports[names[number][1]] = traffic
-            elif row["kind"] == "peer":
-                peers[names[number]] = traffic
-        networks = {
-            net["vni"]: NetworkTraffic(traffic, net["strangers"], net["flooded"], net["copies"], net["bum_limited"])
-            for net, traffic in zip(nets, sums, strict=True)
-        }
-        packets = sum(now.receive.counters().values())
+        nodes = [node.counters() for node in (now.receive, now.proxy, now.bridge, now.mesh, now.route)]
+        sent, fitted, rules = now.send.counters(), now.fit.counters(), now.send.rules()
+        names, nets, dests, learning = now.names(), now.nets.rows(), now.dests.rows(), dict(now.fdb.counts())
+        counts = {
+            "flooded": now.bridge.flooded, "copies": now.bridge.copies,
+            "answered": now.proxy.answered + now.route.answered,
+            "errors": now.route.errors + now.fit.errors + now.mesh.errors,
+            "fragmented": now.fit.fragmented, "fragments": now.fit.fragments, "clamped": now.fit.clamped,
+        }  # fmt: skip
         mesh = MeshCounts(
             connections=len(now.mesh.conns), opened=now.mesh.opened, expired=now.mesh.expired,
             evicted=now.mesh.evicted, forged=now.mesh.forged, errors=now.mesh.errors, resets=now.mesh.told,
         )  # fmt: skip
-        return PlaneStats(
-            packets=packets, passed=packets + mesh.resets - sum(drops.values()), sent=sent.get(Verdict.PASS, 0),
-            flooded=now.bridge.flooded, copies=now.bridge.copies, answered=now.proxy.answered + now.route.answered,
-            errors=now.route.errors + now.fit.errors + now.mesh.errors, fragmented=now.fit.fragmented,
-            fragments=now.fit.fragments,
-            clamped=now.fit.clamped, drops=drops, send_drops=send_drops, rules=now.send.rules(), ports=ports,
-            peers=peers, networks=networks, mesh=mesh, fdb=now.fdb.counts(),
-        )  # fmt: skip
+
+        def account() -> PlaneStats:
+            drops: dict[Verdict, int] = {}
+            for counters in nodes:
+                for verdict, number in counters.items():
+                    if verdict:
+                        drops[verdict] = drops.get(verdict, 0) + number
+            send_drops = {verdict: number for verdict, number in sent.items() if verdict}
+            for verdict, number in fitted.items():
+                if verdict:
+                    send_drops[verdict] = send_drops.get(verdict, 0) + number
+            ports: dict[str, Traffic] = {}
+            peers: dict[Place, Traffic] = {}
+            sums = [Traffic()] * len(nets)
+            for number, row in enumerate(dests):
+                traffic = Traffic(
+                    row["rx_packets"], row["rx_bytes"], row["tx_packets"], row["tx_bytes"], row["drops"],
+                    row["tx_drops"],
+                )  # fmt: skip
+                sums[row["net"]] += traffic
+                if row["kind"] == "port":
+                    ports[names[number][1]] = traffic
+                elif row["kind"] == "peer":
+                    peers[names[number]] = traffic
+            networks = {
+                net["vni"]: NetworkTraffic(traffic, net["strangers"], net["flooded"], net["copies"], net["bum_limited"])
+                for net, traffic in zip(nets, sums, strict=True)
+            }
+            packets = sum(nodes[0].values())
+            return PlaneStats(
+                packets=packets, passed=packets + mesh.resets - sum(drops.values()), sent=sent.get(Verdict.PASS, 0),
+                drops=drops, send_drops=send_drops, rules=rules, ports=ports, peers=peers, networks=networks,
+                mesh=mesh, fdb=learning, **counts,
+            )  # fmt: skip
+
+        return account
 
 
 def _authoritative(plane: Dataplane) -> Iterator[str]:

@@ -47,7 +47,7 @@ def resolver_ports(spec: NodeSpec) -> list[str]:
 class LiveNode:
     """``spec``, live. ``source``: where it is read from again at ``reload()``. ``log`` hears what happens.
 
-    ``from_kernel``: Linux vxlan devices, in ``kernel_namespace``, whose tables are followed, besides what the spec says.
+    ``from_kernel``: Linux vxlan devices (in ``kernel_namespace``) whose tables are followed, besides the spec.
     """
 
     def __init__(

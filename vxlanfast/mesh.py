@@ -304,20 +304,22 @@ class MeshState:
         domains = {number: name for name, number in self.domains.items()}
         names = {number: protocol for protocol, number in PROTOCOLS.items()}
         for match in self.services.matches.rows():
-            matches.setdefault(match["service"], []).append(
-                {
-                    "domain": domains[match["domain"]], "address": str(ip_address(match["addr"])),
-                    "protocol": names[match["proto"]], "port": match["port"], "last": match["last"],
-                    "target": match["target"],
-                }
-            )  # fmt: skip
-        rows = {row["service"]: row for row in self.services.rows()}
+            matches.setdefault(match["service"], []).append(match)
         for (name, family), number in sorted(self.numbers.items()):
-            row = rows[number]
+            row = self.services.row(number)
+            if row is None or self.numbers.get((name, family)) != number:
+                continue  # gone since
             yield {
                 "name": name, "family": family, "scheduler": row["scheduler"], "fallback": row["fallback"],
                 "with_port": row["with_port"], "persistent_s": row["persist_s"], "persistent_len": row["persist_len"],
-                "virtual": matches.get(number, []),
+                "virtual": [
+                    {
+                        "domain": domains[match["domain"]], "address": str(ip_address(match["addr"])),
+                        "protocol": names[match["proto"]], "port": match["port"], "last": match["last"],
+                        "target": match["target"],
+                    }
+                    for match in matches.get(number, [])
+                ],
                 "connections": row["connections"], "refused": row["refused"],
                 **{key: row[key] for key in ("in_packets", "out_packets", "in_bytes", "out_bytes")},
                 "servers": [{**s, "addr": str(ip_address(s["addr"]))} for s in row["servers"]],

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Rows taken while the lock is held: well under a millisecond's worth.
 PIECE = 256
+#: Services, with their servers.
+SERVICES = 8
 #: Seconds between two pieces, in which whoever forwards gets lock and interpreter.
 PAUSE_S = 0.0003
 
@@ -47,12 +49,12 @@ class PlaneView:
         self._lock = lock
         self._now_ns = now_ns
 
-    def _pieces(self, rows: Iterator[T]) -> Iterator[T]:
+    def _pieces(self, rows: Iterator[T], size: int = PIECE) -> Iterator[T]:
         while True:
             with self._lock:
-                piece = list(islice(rows, PIECE))
+                piece = list(islice(rows, size))
             yield from piece
-            if len(piece) < PIECE:
+            if len(piece) < size:
                 return
             time.sleep(PAUSE_S)
 
@@ -74,12 +76,12 @@ class PlaneView:
         return self._pieces(self._plane.memberships())
 
     def services(self) -> Iterator[dict[str, Any]]:
-        with self._lock:
-            return iter(list(self._plane.services()))
+        return self._pieces(self._plane.services(), SERVICES)
 
     def connections(self, now_ns: int | None = None) -> Iterator[dict[str, Any]]:
         return self._pieces(self._plane.connections(self._now_ns if now_ns is None else now_ns))
 
     def stats(self) -> PlaneStats:
         with self._lock:
-            return self._plane.stats()
+            account = self._plane.counted()
+        return account()

@@ -619,33 +619,35 @@ cdef class ServiceTable:
             at = d.next
         return servers
 
-    def rows(self):
-        """Services as dictionaries with their servers, newest first. What a service has carried is with what its removed servers
-        have."""
-        cdef uint32_t i, at
+    def row(self, uint32_t number):
+        """A service as ``rows`` has it, or None."""
+        cdef uint32_t at
         cdef uint64_t packets[2]
         cdef uint64_t octets[2]
         cdef int k
         cdef Service *s
-        out = []
-        for i in range(self.capacity):
-            s = self.services + i
-            if s.family == 0:
-                continue
+        if number >= self.capacity or self.services[number].family == 0:
+            return None
+        s = self.services + number
+        for k in range(2):
+            packets[k] = s.packets[k]
+            octets[k] = s.octets[k]
+        at = s.newest
+        while at != SERVER_NONE:
             for k in range(2):
-                packets[k] = s.packets[k]
-                octets[k] = s.octets[k]
-            at = s.newest
-            while at != SERVER_NONE:
-                for k in range(2):
-                    packets[k] += self.servers[at].packets[k]
-                    octets[k] += self.servers[at].octets[k]
-                at = self.servers[at].next
-            out.append({
-                "service": i, "net": s.net, "addr": PyBytes_FromStringAndSize(<char *>s.addr, 4 if s.family == 4 else 16),
-                "proto": s.proto, "port": s.port, "scheduler": scheduler_name(s), "connections": s.connections,
-                "fallback": bool(s.fallback), "with_port": bool(s.with_port), "persist_s": s.persist_s, "persist_len": s.persist_len,
-                "refused": s.refused, "in_packets": packets[0], "out_packets": packets[1], "in_bytes": octets[0],
-                "out_bytes": octets[1], "servers": self.servers_of(i),
-            })
-        return out
+                packets[k] += self.servers[at].packets[k]
+                octets[k] += self.servers[at].octets[k]
+            at = self.servers[at].next
+        return {
+            "service": number, "net": s.net,
+            "addr": PyBytes_FromStringAndSize(<char *>s.addr, 4 if s.family == 4 else 16),
+            "proto": s.proto, "port": s.port, "scheduler": scheduler_name(s), "connections": s.connections,
+            "fallback": bool(s.fallback), "with_port": bool(s.with_port), "persist_s": s.persist_s, "persist_len": s.persist_len,
+            "refused": s.refused, "in_packets": packets[0], "out_packets": packets[1], "in_bytes": octets[0],
+            "out_bytes": octets[1], "servers": self.servers_of(number),
+        }
+
+    def rows(self):
+        """Services as dictionaries with their servers, newest first. What a service has carried is with what its removed servers
+        have."""
+        return [self.row(i) for i in range(self.capacity) if self.services[i].family]

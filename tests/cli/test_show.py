@@ -6,7 +6,9 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -73,6 +75,27 @@ def test_nobody_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert_one_line(vxlanfast("show", "fdb", "--socket", tmp_path / "file"), 1, str(tmp_path / "file"))
     assert_one_line(vxlanfast("show", "fdb", "--socket", "x" * 300), 1, "control socket")
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"hello\n", b"{}\n", b'{"v":2}\n', b'{"v":1,"ok":true}\n', b'{"v":1,"ok":false,"code":"x"}\n']
+)
+def test_what_answers_is_no_node(said: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other.sock"
+
+    def answer(server: socket.socket) -> None:
+        client, _ = server.accept()
+        with client:
+            client.recv(4096)
+            client.sendall(said)
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        worker = threading.Thread(target=answer, args=(server,))
+        worker.start()
+        assert_one_line(vxlanfast("show", "fdb", "--socket", path), 1)
+        worker.join(60)
 
 
 def test_wrong_usage(tmp_path: Path) -> None:

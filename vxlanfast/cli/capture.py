@@ -87,7 +87,7 @@ def command(
         if fault is not None:
             raise fault
         counts = client.reply()
-    rows, lost = counts["rows"], counts["lost"]
+        rows, lost = client.part(counts, "rows", int), client.part(counts, "lost", int)
     if not quiet:
         print(f"{rows:,} packet{'' if rows == 1 else 's'} captured, {lost:,} left out", file=sys.stderr)
     if lost:

@@ -32,4 +32,4 @@ def command(words: tuple[str, ...], socket: str | None) -> None:
     except SpecError as error:
         raise click.UsageError(str(error)) from None
     with ControlClient(find_socket(socket)) as client:
-        print(next(client.ask("set", **request))["said"])
+        print(client.part(next(client.ask("set", **request)), "said", str))

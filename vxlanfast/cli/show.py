@@ -72,17 +72,17 @@ def _table(path: str, what: str, as_json: bool, stats: bool) -> Iterator[str]:
     """The table as text, piece by piece."""
     with ControlClient(path) as client:
         if what == "metrics":
-            yield next(client.ask("metrics"))["text"]
+            yield client.part(next(client.ask("metrics")), "text", str)
             return
         replies = client.ask("show", table=what, format="json" if as_json else "text", stats=stats)
         if not as_json:
             for reply in replies:
-                yield "".join(f"{line}\n" for line in reply["lines"])
+                yield "".join(f"{line}\n" for line in client.part(reply, "lines", list))
             return
-        yield from _json(replies, lines=what == "connections")
+        yield from _json(client, replies, lines=what == "connections")
 
 
-def _json(replies: Iterable[dict[str, Any]], *, lines: bool) -> Iterator[str]:
+def _json(client: ControlClient, replies: Iterable[dict[str, Any]], *, lines: bool) -> Iterator[str]:
     """One value, or the rows of all pieces as one list: as ``json.dumps`` with ``indent=2`` has them; ``lines``: a line
     for each row, since there may be a million."""
     begun = False
@@ -90,9 +90,8 @@ def _json(replies: Iterable[dict[str, Any]], *, lines: bool) -> Iterator[str]:
         if "value" in reply:
             yield f"{json.dumps(reply['value'], indent=2)}\n"
             return
-        if reply["rows"]:
+        if rows := client.part(reply, "rows", list):
             yield ",\n" if begun else "[\n"
-            rows = reply["rows"]
             yield ",\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=2)[2:-2]
             begun = True
     yield "\n]\n" if begun else "[]\n"
@@ -106,7 +105,7 @@ def _nodes(given: str | None, as_json: bool) -> Iterator[str]:
     for path in paths:
         try:
             with ControlClient(path, timeout_s=5) as client:
-                rows.append(next(client.ask("show", table="status", format="json"))["value"])
+                rows.append(client.part(next(client.ask("show", table="status", format="json")), "value", dict))
         except ControlError as error:
             rows.append({"socket": path, "error": str(error)})
     if as_json:
@@ -116,8 +115,9 @@ def _nodes(given: str | None, as_json: bool) -> Iterator[str]:
         if "error" in row:
             yield f"{row['error']}\n"
         else:
-            vteps = ",".join(row["vtep"])
-            yield f"{row['name']} vtep {vteps} pid {row['pid']} up {row['uptime_s']:.0f} s socket {row['socket']}\n"
+            vteps = ",".join(row.get("vtep", ()))
+            told = f"{row.get('name')} vtep {vteps} pid {row.get('pid')} up {row.get('uptime_s', 0):.0f} s"
+            yield f"{told} socket {row.get('socket')}\n"
 
 
 def _watch(lines: object, seconds: float) -> None:
