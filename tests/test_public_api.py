@@ -130,7 +130,15 @@ Hop
     name: str
     frame: bytes
 LiveNode
-    __init__(spec: NodeSpec, *, source: Callable[[], NodeSpec] | None = None, log: Log | None = None) -> None
+    __init__(
+    spec: NodeSpec,
+    *,
+    source: Callable[[], NodeSpec] | None = None,
+    log: Log | None = None,
+    from_kernel: Sequence[str] = (),
+    kernel_namespace: str | None = None,
+) -> None
+    drain(seconds: float) -> bool
     inject(port: str, frames: list[bytes]) -> None
     io_counters() -> dict[str, dict[str, int]]
     property lock

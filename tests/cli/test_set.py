@@ -102,7 +102,6 @@ WRONG = [
     ("server add shop 10.0.9.5 -w", "SERVICE"),
     ("server add shop 10.0.9.5 -w -1", "0 to 65535"), ("server add shop 10.0.9.5 -w 65536", "65535"),
     ("server add shop 10.0.9.5 -q 1", "-w, -x or -y"), ("server add shop 10.0.9.5:99999", "65535"),
-    ("server add shop [2001:db8::1", "[ADDRESS]:PORT"), ("server add shop [2001:db8::1]:80", "IPv6"),
     ("server add bank 10.0.9.5", "there are shop"), ("server edit shop 10.0.9.3", "-w, -x or -y"),
     ("server edit shop 10.0.9.77 -w 1", "10.0.9.77"), ("server del shop 10.0.9.77", "10.0.9.77"),
     ("server del shop 10.0.9.3 -w 1", "no more"), ("weight shop 10.0.9.3", "WEIGHT"), ("weight shop 10.0.9.3 x", "'x'"),
