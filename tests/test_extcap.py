@@ -122,7 +122,9 @@ def test_installation(tmp_path: Path) -> None:
     assert run.returncode == 0 and str(path) in run.stdout.decode()
     assert os.access(path, os.X_OK)
     assert extcap.install(folder) == path  # again: the newer one
-    done = subprocess.run([path, "--extcap-interfaces"], env=VERBS_ENV, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [path, "--extcap-interfaces"], env=VERBS_ENV, capture_output=True, text=True, timeout=60, check=True
+    )
     assert "interface {value=vxlan}" in done.stdout
     assert str(path) in vxlanfast("extcap", "--uninstall", folder).stdout.decode()
     assert not path.exists()
@@ -137,7 +139,9 @@ def test_installation(tmp_path: Path) -> None:
 
 def test_the_personal_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     old = "Personal Plugins:\t/p\nExtcap path:         \t/usr/lib/wireshark/extcap\n"
-    new = "Global Extcap path:  \t/usr/lib/wireshark/extcap\nPersonal Extcap path:\t/home/x/.local/lib/wireshark/extcap\n"
+    new = (
+        "Global Extcap path:  \t/usr/lib/wireshark/extcap\nPersonal Extcap path:\t/home/x/.local/lib/wireshark/extcap\n"
+    )
     assert extcap._folder_in(old) == Path("/usr/lib/wireshark/extcap")
     assert extcap._folder_in(new) == Path("/home/x/.local/lib/wireshark/extcap")
     assert extcap._folder_in("") is None
@@ -167,7 +171,9 @@ def test_tshark_lists_configures_and_captures(tmp_path: Path) -> None:
     extcap.install(folder)
     env = {**VERBS_ENV, "HOME": str(home)}
     env.pop("WIRESHARK_EXTCAP_DIR", None)
-    said = subprocess.run([TSHARK, "-G", "folders"], env=env, capture_output=True, text=True, timeout=60, check=False).stdout
+    said = subprocess.run(
+        [TSHARK, "-G", "folders"], env=env, capture_output=True, text=True, timeout=60, check=False
+    ).stdout
     place = extcap._folder_in(said)
     if place is None:
         pytest.skip("this tshark names no extcap folder")
@@ -190,6 +196,7 @@ def test_tshark_lists_configures_and_captures(tmp_path: Path) -> None:
         env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
+
         def sent() -> bool:
             send(port, VNI_42 + FRAME)
             time.sleep(0.2)

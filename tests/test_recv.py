@@ -119,7 +119,9 @@ def veth(a_address: str = "10.77.0.1/24") -> Iterator[tuple[str, str, str]]:
             ip("-n", name, "link", "set", "v0", "up")
         ip("-n", a, "addr", "add", a_address, "dev", "v0")
         with inside(a):
-            text = subprocess.run(["ip", "-br", "link", "show", "v0"], capture_output=True, text=True, check=True).stdout
+            text = subprocess.run(
+                ["ip", "-br", "link", "show", "v0"], capture_output=True, text=True, check=True
+            ).stdout
         yield a, b, text.split()[2]
 
 
@@ -165,8 +167,8 @@ def test_captures_at_a_udp_port_frame_for_frame(tmp_path: Path) -> None:
         for name in names:
             path, moved = capture_path("vxlan", name), tmp_path / name
             subprocess.run(
-                ["tcprewrite", f"--enet-dmac={mac}", "--srcipmap=0.0.0.0/0:10.77.0.2/32", "--dstipmap=0.0.0.0/0:10.77.0.1/32",
-                 "--fixcsum", "-i", str(path), "-o", str(moved)],
+                ["tcprewrite", f"--enet-dmac={mac}", "--srcipmap=0.0.0.0/0:10.77.0.2/32",
+                 "--dstipmap=0.0.0.0/0:10.77.0.1/32", "--fixcsum", "-i", str(path), "-o", str(moved)],
                 capture_output=True, check=True, timeout=60,
             )  # fmt: skip
             choices = {}
@@ -182,7 +184,8 @@ def test_captures_at_a_udp_port_frame_for_frame(tmp_path: Path) -> None:
                 receiver = Receiver(out, ports=[port], bind=["10.77.0.1"], meta="comment")
             with running(receiver):
                 tcpreplay(b, moved)
-                until(lambda r=receiver, n=len(choices[port]): r.output.written >= n, name)
+                wanted = len(choices[port])
+                until(lambda r=receiver, n=wanted: r.output.written >= n, name)
             assert frames_of(out) == choices[port], name
             done += 1
     assert done >= 10
@@ -268,7 +271,9 @@ def test_geneve_in_files() -> None:
     out = BytesIO()
     stats = decap_file(BytesIO(data), out, geneve_ports=[6081], meta="comment", format="pcapng")
     assert (stats.passed, stats.dropped) == (2, 0)
-    comments = [value for block in blocks(out.getvalue()) if block.kind == 6 for code, value in block.options() if code == 1]
+    comments = [
+        value for block in blocks(out.getvalue()) if block.kind == 6 for code, value in block.options() if code == 1
+    ]
     assert comments == [b"vxlan vni 7, 192.0.2.1:5000 > 192.0.2.2:6081, geneve"] * 2
     back = BytesIO()
     restore_file(BytesIO(out.getvalue()), back, format="pcap")
@@ -318,7 +323,9 @@ def test_count_is_exact(tmp_path: Path) -> None:
 
 
 def test_filters_and_levels(tmp_path: Path) -> None:
-    wanted = bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=53))
+    wanted = bytes(
+        Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=53)
+    )
     receiver, port = local(tmp_path / "out.pcap", format="nsecpcap", inner="udp port 53", outer="src 127.0.0.1")
     with running(receiver) as accounts:
         send(port, VNI_42 + INNER + bytes(60), VNI_42 + wanted)
@@ -359,7 +366,8 @@ def test_wrong_values(tmp_path: Path) -> None:
     out = tmp_path / "x.pcapng"
     for said, options in (
         ("nowhere to go", {"target": None}), ("none or comment", {"meta": "interface"}), ("format", {"format": "erf"}),
-        ("needs a pcapng", {"meta": "comment", "format": "pcap"}), ("not both", {"bind": ["127.0.0.1"], "interface": "lo"}),
+        ("needs a pcapng", {"meta": "comment", "format": "pcap"}),
+        ("not both", {"bind": ["127.0.0.1"], "interface": "lo"}),
         ("VXLAN or GENEVE", {"ports": [4789], "geneve_ports": [4789]}), ("UDP port 0", {"ports": [0]}),
         ("-G and -C", {"target": "-", "seconds": 3, "ports": [free_port()], "geneve_ports": ()}),
         ("give one of them", {"files": 3, "ports": [free_port()], "geneve_ports": (), "bind": ["127.0.0.1"]}),
@@ -460,7 +468,7 @@ def test_sizes_without_a_ring_lose_nothing(tmp_path: Path) -> None:
     frames = []
     for _ in range(25):
         out.write(batch(100))
-        frames += [n for n in range(100)]
+        frames += range(100)
     out.close()
     assert names(tmp_path) == ["out.pcap", "out.pcap1", "out.pcap2"]
     got = [int.from_bytes(f[:4], "big") for name in names(tmp_path) for f in frames_of(tmp_path / name)]

@@ -25,7 +25,10 @@ def recv(*arguments: object, **streams: object) -> Iterator[tuple[subprocess.Pop
     port = free_port()
     command = [PYTHON, "-m", "vxlanfast", "recv", *map(str, arguments), "--bind", "127.0.0.1", "-p", str(port)]
     run = subprocess.Popen(
-        [*command, "--geneve-port", "0"], env=VERBS_ENV, stderr=subprocess.PIPE, **streams  # type: ignore[call-overload]
+        [*command, "--geneve-port", "0"],
+        env=VERBS_ENV,
+        stderr=subprocess.PIPE,
+        **streams,  # type: ignore[call-overload]
     )
     try:
         assert run.stderr is not None
@@ -138,7 +141,11 @@ def test_without_privilege(tmp_path: Path) -> None:
 
     def unprivileged(*arguments: object) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            [PYTHON, "-c", script, "recv", *map(str, arguments)], env=VERBS_ENV, capture_output=True, timeout=60, check=False
+            [PYTHON, "-c", script, "recv", *map(str, arguments)],
+            env=VERBS_ENV,
+            capture_output=True,
+            timeout=60,
+            check=False,
         )
 
     assert_one_line(unprivileged(tmp_path / "out", "-i", "lo"), 1, "lo: not permitted; it needs CAP_NET_RAW")

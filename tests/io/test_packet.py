@@ -41,7 +41,9 @@ def take(edge: PacketEdge, count: int, port_in: int = 0) -> PacketBatch:
 def test_frames_in_with_their_tags() -> None:
     """Every length; a tag that the kernel takes off on receipt is put back where it was."""
     frames = [HEADER + bytes(n % 251 for n in range(length)) for length in (46, 100, 1486, 1500)]
-    frames += [f[:12] + bytes.fromhex(tag) + f[12:] for f in frames[:2] for tag in ("81000007", "88a80fff", "88a8000181000002")]
+    frames += [
+        f[:12] + bytes.fromhex(tag) + f[12:] for f in frames[:2] for tag in ("81000007", "88a80fff", "88a8000181000002")
+    ]
     with wire() as (a, b):
         with inside(a):
             edge = open_packet("v0")
@@ -87,7 +89,7 @@ def test_frames_out_in_order_and_what_does_not_fit_is_counted() -> None:
 
 @pytest.mark.root
 def test_outgoing_frames_are_a_captures_to_see() -> None:
-    with wire() as (a, b):
+    with wire() as (a, _):
         with inside(a):
             seen, sender = open_packet("v0"), open_packet("v0", outgoing=False)
         with seen, sender:
