@@ -525,6 +525,7 @@ decap_file(
     target: Writable,
     *,
     ports: Iterable[int] = (4789, 8472),
+    geneve_ports: Iterable[int] = (),
     vni: VniSet = None,
     levels: int | None = 1,
     other: str = 'drop',

@@ -431,6 +431,25 @@ def test_to_a_tap_device(tmp_path: Path) -> None:
         open_tap("a name")
 
 
+@pytest.mark.root
+def test_the_loopback_gives_each_frame_once(tmp_path: Path) -> None:
+    need_root()
+    frames = [INNER + n.to_bytes(2, "big") + bytes(60) for n in range(30)]
+    with namespaces("a") as (a,):
+        with inside(a):
+            receiver = Receiver(tmp_path / "out.pcapng", interface="lo")
+        with running(receiver) as accounts:
+            with inside(a):
+                send(4789, *(VNI_42 + frame for frame in frames), *[b"other"] * 3)
+                send(53, b"x")
+            until(lambda: receiver.output is not None and receiver.output.written >= 30, "30 frames")
+            until(lambda: received(receiver) >= 34, "and four others")
+    assert frames_of(tmp_path / "out.pcapng") == frames
+    drops = dict(accounts[0].drops)
+    assert drops.pop("DROP_VXLAN_LEN") == 3 and drops.pop("PUNT_PORT") == 1
+    assert set(drops) <= {"PUNT_NOT_UDP"}  # the kernel's own answers: port unreachable
+
+
 # --- rotation -------------------------------------------------------------------------------------------
 
 

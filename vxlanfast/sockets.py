@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["LiveError", "PacketEdge", "UdpReceiver", "open_packet", "open_udp", "vxlan_devices"]
 
 ETH_P_ALL = 3
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
 SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_MR_PROMISC = 1
@@ -170,11 +171,14 @@ def open_packet(
             number=error.errno,
         ) from None
     try:
+        sock.bind((interface, 0))
+        kind = sock.getsockname()[3]
+        if kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):  # both give Ethernet headers
+            raise LiveError(f"{interface}: no Ethernet interface (hardware type {kind})", number=errno.EINVAL)
+        # What leaves the loopback arrives there as well: once is enough.
+        outgoing = outgoing and kind != ARPHRD_LOOPBACK
         edge = PacketSocket(sock.fileno(), outgoing=outgoing, snaplen=snaplen, buffer_len=buffer_len)
         sock.bind((interface, ETH_P_ALL))
-        kind = sock.getsockname()[3]
-        if kind not in (1, 772):  # ARPHRD_ETHER, ARPHRD_LOOPBACK: both give Ethernet headers
-            raise LiveError(f"{interface}: no Ethernet interface (hardware type {kind})", number=errno.EINVAL)
         if promiscuous:
             request = struct.pack("iHH8s", number, PACKET_MR_PROMISC, 0, b"")
             sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
