@@ -13,7 +13,17 @@ from pathlib import Path
 
 from vxlanfast.errors import OutputError, SpecError
 
-__all__ = ["UDP", "captured_interface", "config", "dlts", "install", "interfaces", "personal_folder", "sentence", "uninstall"]
+__all__ = [
+    "UDP",
+    "captured_interface",
+    "config",
+    "dlts",
+    "install",
+    "interfaces",
+    "personal_folder",
+    "sentence",
+    "uninstall",
+]
 
 #: The interface that is a UDP receiver; one that captures at network interface X is called PREFIX + X.
 UDP = "vxlan"
@@ -58,11 +68,36 @@ def config(name: str) -> list[str]:
     ports = "4789" if interface is None else "4789,8472"
     ports_only = "^ *[0-9]+( *, *[0-9]+)* *$"
     out = [
-        _arg(0, "--port", "VXLAN ports", "string", default=ports, tooltip="UDP ports of VXLAN, separated by commas", validation=ports_only),
-        _arg(1, "--geneve-port", "GENEVE ports", "string", default="6081", tooltip="UDP ports of GENEVE; 0 for none", validation=ports_only),
+        _arg(
+            0,
+            "--port",
+            "VXLAN ports",
+            "string",
+            default=ports,
+            tooltip="UDP ports of VXLAN, separated by commas",
+            validation=ports_only,
+        ),
+        _arg(
+            1,
+            "--geneve-port",
+            "GENEVE ports",
+            "string",
+            default="6081",
+            tooltip="UDP ports of GENEVE; 0 for none",
+            validation=ports_only,
+        ),
         _arg(2, "--vni", "VNIs", "string", tooltip="Keep these alone, such as 1,5-9; empty for all"),
-        _arg(3, "--levels", "Levels", "string", default="1", tooltip="Nested headers to take off at most: a number, or all"),
-        _arg(4, "--meta", "Outer headers", "selector", tooltip="Keep VNI and outer addresses as a comment of each packet"),
+        _arg(
+            3,
+            "--levels",
+            "Levels",
+            "string",
+            default="1",
+            tooltip="Nested headers to take off at most: a number, or all",
+        ),
+        _arg(
+            4, "--meta", "Outer headers", "selector", tooltip="Keep VNI and outer addresses as a comment of each packet"
+        ),
         sentence("value", arg=4, value="comment", display="As a comment of each packet", default="true"),
         sentence("value", arg=4, value="none", display="Not kept", default="false"),
     ]
@@ -130,7 +165,11 @@ def install(folder: Path | None = None, *, python: str = sys.executable) -> Path
     except OutputError:
         raise
     except OSError as error:
-        hint = "; run it as root, or name a DIR and set WIRESHARK_EXTCAP_DIR to it for Wireshark" if isinstance(error, PermissionError) else ""
+        hint = (
+            "; run it as root, or name a DIR and set WIRESHARK_EXTCAP_DIR to it for Wireshark"
+            if isinstance(error, PermissionError)
+            else ""
+        )
         raise OutputError(f"{path}: {error.strerror}{hint}", errno=error.errno, path=str(path)) from error
     return path
 

@@ -470,13 +470,14 @@ def decap_file(
 ) -> Stats:
     """Take VXLAN off every packet of a capture file.
 
-    ``ports``: UDP destination ports that mean VXLAN, ``geneve_ports`` GENEVE (what is IP in it leaves with link type RAW,
-    VXLAN in that comes off as well). ``vni``: a VNI, VNIs or ranges to keep. ``levels``: nested headers to take off at most, None for all. ``other``: "drop", "keep" or "fail" (drop, and exit code 3 on the command line)
-    packets that are not VXLAN. ``strict``: drop reserved bits and wrong outer checksums. ``reassemble``: put outer
-    fragments together. ``inner``, ``outer``: tcpdump expressions. ``meta``: pcapng, keep what was taken off as a
-    "comment" with each packet, or as an "interface" per tunnel. ``format``: "pcap", "nsecpcap", "pcapng"; None for the
-    input's. ``count``: packets to read at most. ``threads``: the same bytes whatever the number; None:
-    two for a large file, where there is a second core.
+    ``ports``: UDP destination ports that mean VXLAN, ``geneve_ports`` GENEVE (what is IP in it leaves with link type
+    RAW, VXLAN in that comes off as well). ``vni``: a VNI, VNIs or ranges to keep. ``levels``: nested headers to take
+    off at most, None for all. ``other``: "drop", "keep" or "fail" (drop, and exit code 3 on the command line) packets
+    that are not VXLAN. ``strict``: drop reserved bits and wrong outer checksums. ``reassemble``: put outer fragments
+    together. ``inner``, ``outer``: tcpdump expressions. ``meta``: pcapng, keep what was taken off as a "comment" with
+    each packet, or as an "interface" per tunnel. ``format``: "pcap", "nsecpcap", "pcapng"; None for the input's.
+    ``count``: packets to read at most. ``threads``: the same bytes whatever the number; None: two for a large file,
+    where there is a second core.
 
     CaptureError after every whole packet before a fault in the input was written; OutputError for the output.
     """

@@ -39,10 +39,10 @@ ARENA_LEN = 4 << 20
 class Received:
     """Received = written + dropped, always, where there is one output; ``drops`` by name of the verdict.
 
-    ``kernel_drops``: what arrived while the sockets' buffers were full, and was never received. ``truncated``: longer than
-    the snaplen. ``tap_written``, ``tap_refused``: frames given to the TAP device, and those that it did not take.
-    ``buffer_len``: bytes of receive buffer of each socket, as the kernel counts them. ``files``: those written, the last
-    hundred.
+    ``kernel_drops``: what arrived while the sockets' buffers were full, and was never received. ``truncated``: longer
+    than the snaplen. ``tap_written``, ``tap_refused``: frames given to the TAP device, and those that it did not
+    take. ``buffer_len``: bytes of receive buffer of each socket, as the kernel counts them. ``files``: those written,
+    the last hundred.
     """
 
     received: int
@@ -85,18 +85,21 @@ class Received:
 
 
 class Receiver:
-    """Sockets that are open and listening; ``run`` takes what arrives until ``stop`` (of a signal handler, another thread).
+    """Sockets that are open and listening; ``run`` takes what arrives until ``stop`` (of a signal handler, another
+    thread).
 
-    ``ports``: UDP ports of VXLAN (None: 4789, of an interface 4789 and 8472), ``geneve_ports`` of GENEVE. ``bind``: addresses
-    to listen at, all of both families where there are none. ``interface``: take frames off an interface by a packet
-    socket instead. ``target``: a capture, ``tap``: a TAP device, or both. ``seconds``, ``megabytes``, ``files``: see
-    ``RotatingCapture``. ``count``: packets to write at most. Other options are those of ``decap_file``.
+    ``ports``: UDP ports of VXLAN (None: 4789, of an interface 4789 and 8472), ``geneve_ports`` of GENEVE. ``bind``:
+    addresses to listen at, all of both families where there are none. ``interface``: take frames off an interface by
+    a packet socket instead. ``target``: a capture, ``tap``: a TAP device, or both. ``seconds``, ``megabytes``,
+    ``files``: see ``RotatingCapture``. ``count``: packets to write at most. Other options are those of
+    ``decap_file``.
 
     SpecError, LiveError or OutputError where something cannot be had.
     """
 
     def __init__(
-        self, target: Writable | None, *, ports: Iterable[int] | None = None, geneve_ports: Iterable[int] = (GENEVE_PORT,),
+        self, target: Writable | None, *, ports: Iterable[int] | None = None,
+        geneve_ports: Iterable[int] = (GENEVE_PORT,),
         bind: Sequence[str] = (), interface: str | None = None, tap: str | None = None, vni: VniSet = None,
         levels: int | None = 1, inner: str | None = None, outer: str | None = None, meta: str = "none",
         reassemble: bool = False, strict: bool = False, format: str | None = None, snaplen: int = 262144,
@@ -118,8 +121,8 @@ class Receiver:
         self.ports = tuple(dict.fromkeys(ports or (DEFAULT_PORTS if interface else (DEFAULT_PORT,))))
         self.count = count
         self.plan: Plan = decap_plan(
-            ports=self.ports, geneve_ports=self.geneve_ports, vni=vni, levels=levels, inner=inner, outer=outer, meta=meta,
-            reassemble=reassemble, strict=strict,
+            ports=self.ports, geneve_ports=self.geneve_ports, vni=vni, levels=levels, inner=inner, outer=outer,
+            meta=meta, reassemble=reassemble, strict=strict,
         )  # fmt: skip
         self.link = ETHERNET if interface else RAW
         self.edges: list[UdpReceiver | PacketEdge] = []

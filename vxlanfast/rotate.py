@@ -32,11 +32,11 @@ MEGABYTE = 1_000_000
 class RotatingCapture:
     """Where batches are written to. ``make_encoder`` gives an encoder with a file's beginning in it.
 
-    ``seconds`` (-G): a new file so often, as soon as the present one has packets; the name goes through strftime. ``megabytes``
-    (-C): a new one when there are more than so many million bytes, with a number behind the name, 64 packets more at most.
-    ``files`` (-W): with ``megabytes`` alone a ring of so many, with ``seconds`` alone the end after so many (``done``); with
-    both it says only how many digits the number has. A file has its name from its first byte on, and whole records at any
-    time when nothing is being written.
+    ``seconds`` (-G): a new file so often, as soon as the present one has packets; the name goes through strftime.
+    ``megabytes`` (-C): a new one when there are more than so many million bytes, with a number behind the name, 64
+    packets more at most. ``files`` (-W): with ``megabytes`` alone a ring of so many, with ``seconds`` alone the end
+    after so many (``done``); with both it says only how many digits the number has. A file has its name from its
+    first byte on, and whole records at any time when nothing is being written.
     """
 
     def __init__(

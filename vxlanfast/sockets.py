@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["LiveError", "PacketEdge", "UdpReceiver", "open_packet", "open_udp", "vxlan_devices"]
 
 ETH_P_ALL = 3
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
 SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_MR_PROMISC = 1
@@ -100,7 +101,9 @@ def vxlan_devices() -> list[str]:
     out = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for _, name in socket.if_nameindex():
-            answer = array.array("B", struct.pack("I", ETHTOOL_GDRVINFO) + bytes(192))  # struct ethtool_drvinfo: 196 bytes
+            answer = array.array(
+                "B", struct.pack("I", ETHTOOL_GDRVINFO) + bytes(192)
+            )  # struct ethtool_drvinfo: 196 bytes
             try:
                 fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP", name.encode(), answer.buffer_info()[0]))
             except OSError:
@@ -111,7 +114,7 @@ def vxlan_devices() -> list[str]:
 
 
 def open_udp(address: str, port: int, *, snaplen: int = 65535, buffer_len: int = 1 << 25) -> UdpReceiver:
-    """A UDP socket at ``address`` (``0.0.0.0`` and ``::`` are all, each of its own family alone). LiveError says why not."""
+    """A UDP socket at ``address`` (``0.0.0.0`` and ``::`` are all of their own family). LiveError says why not."""
     six = len(parse_ip(address)) == 16
     try:
         sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -134,7 +137,11 @@ def _why_not(address: str, port: int, error: OSError) -> str:
     what = f"UDP port {port} of {address}"
     if error.errno == errno.EADDRINUSE:
         devices = vxlan_devices()
-        who = f"in use, and the kernel's vxlan device {devices[0]} may be what holds it" if devices else "in use by another program"
+        who = (
+            f"in use, and the kernel's vxlan device {devices[0]} may be what holds it"
+            if devices
+            else "in use by another program"
+        )
         return f"{what}: {who}; take another port (-p), or capture at the interface that it comes by (-i IFACE)"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{what}: not permitted; ports from 1024 on need no privilege, others need CAP_NET_BIND_SERVICE"
@@ -160,15 +167,18 @@ def open_packet(
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     except PermissionError as error:
         raise LiveError(
-            f"capturing at {interface}: not permitted; it needs CAP_NET_RAW (run it as root); a UDP port (-p) needs none",
+            f"capturing at {interface}: not permitted; it needs CAP_NET_RAW (run it as root)",
             number=error.errno,
         ) from None
     try:
+        sock.bind((interface, 0))
+        kind = sock.getsockname()[3]
+        if kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):  # both give Ethernet headers
+            raise LiveError(f"{interface}: no Ethernet interface (hardware type {kind})", number=errno.EINVAL)
+        # What leaves the loopback arrives there as well: once is enough.
+        outgoing = outgoing and kind != ARPHRD_LOOPBACK
         edge = PacketSocket(sock.fileno(), outgoing=outgoing, snaplen=snaplen, buffer_len=buffer_len)
         sock.bind((interface, ETH_P_ALL))
-        kind = sock.getsockname()[3]
-        if kind not in (1, 772):  # ARPHRD_ETHER, ARPHRD_LOOPBACK: both give Ethernet headers
-            raise LiveError(f"{interface}: no Ethernet interface (hardware type {kind})", number=errno.EINVAL)
         if promiscuous:
             request = struct.pack("iHH8s", number, PACKET_MR_PROMISC, 0, b"")
             sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)

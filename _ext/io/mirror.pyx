@@ -13,7 +13,7 @@ from vxlanfast._ext.io.slots cimport (
     cmsghdr, getsockopt, msghdr, now_ns, set_buffer, set_flag, slot_place, slot_time, slots_close, slots_open, slots_receive,
 )
 from vxlanfast._ext.wire.csum cimport csum, csum_finish_udp, csum_pseudo6
-from vxlanfast._ext.wire.endian cimport load_be16, load_be32
+from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_host32
 from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_UDP, IPV4_HDR_LEN, ipv4_write
 from vxlanfast._ext.wire.ipv6 cimport IPV6_HDR_LEN, IPV6_OFF_DST, IPV6_OFF_SRC, ipv6_write
 from vxlanfast._ext.wire.link cimport LINK_RAW
@@ -81,18 +81,16 @@ cdef inline void listen_to(msghdr *m, Said *out) noexcept nogil:
             if c.cmsg_type == IP_PKTINFO:
                 out.to = data + 8       # struct in_pktinfo: interface 4, local address 4, destination 4
             elif c.cmsg_type == IP_TTL:
-                out.hops = data[0]      # an int of the host's order: little-endian machines have it first …
-                if out.hops == 0:
-                    out.hops = data[3]  # … and others last
+                out.hops = <uint8_t>load_host32(data)
             elif c.cmsg_type == IP_TOS:
                 out.tos = data[0]
         elif c.cmsg_level == IPPROTO_IPV6:
             if c.cmsg_type == IPV6_PKTINFO:
                 out.to = data           # struct in6_pktinfo: destination 16, interface 4
             elif c.cmsg_type == IPV6_HOPLIMIT:
-                out.hops = data[0] if data[0] else data[3]
+                out.hops = <uint8_t>load_host32(data)
             elif c.cmsg_type == IPV6_TCLASS:
-                out.tos = data[0] if data[0] else data[3]
+                out.tos = <uint8_t>load_host32(data)
         c = CMSG_NXTHDR(m, c)
 
 

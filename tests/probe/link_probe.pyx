@@ -10,6 +10,7 @@ cimport vxlanfast._ext.wire.ecn as ecn
 cimport vxlanfast._ext.wire.endian as endian
 cimport vxlanfast._ext.wire.eth as eth
 cimport vxlanfast._ext.wire.flow as flow
+cimport vxlanfast._ext.wire.geneve as geneve
 cimport vxlanfast._ext.wire.link as link
 cimport vxlanfast._ext.wire.vxlan as vxlan
 
@@ -304,6 +305,30 @@ def arp_write(op, sender_mac, sender_ip, target_mac, target_ip):
     cdef Exact s = Exact(sender_mac, 6)
     cdef Exact t = Exact(target_mac or b"")
     arp.arp_write(b.p, op, s.p, sender_ip, t.p if target_mac else NULL, target_ip)
+    return b.out()
+
+
+# geneve
+
+
+def geneve_check(source, wire_n=None):
+    cdef Exact b = Exact(source)
+    return geneve.geneve_check(b.p, b.n, b.n if wire_n is None else wire_n)
+
+
+def geneve_get(source):
+    """Every field of a checked header."""
+    cdef Exact b = Exact(source, 8)
+    return {
+        "hdr_len": geneve.geneve_hdr_len(b.p), "control": bool(geneve.geneve_is_control(b.p)),
+        "critical": bool(geneve.geneve_is_critical(b.p)), "reserved": bool(geneve.geneve_has_reserved(b.p)),
+        "proto": geneve.geneve_proto(b.p), "vni": geneve.geneve_vni(b.p),
+    }
+
+
+def geneve_write(proto, vni):
+    cdef Exact b = blank(geneve.GENEVE_HDR_LEN)
+    geneve.geneve_write(b.p, proto, vni)
     return b.out()
 
 

@@ -19,21 +19,33 @@ LEVELS = options.Parsed("N|all", options.number_or("all", 1, 255))
 
 
 @click.command("extcap", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-@click.option("--install", is_flag=False, flag_value="", metavar="[DIR]", help="Make it known to Wireshark: put it into its personal extcap folder, or DIR.")
+@click.option(
+    "--install",
+    is_flag=False,
+    flag_value="",
+    metavar="[DIR]",
+    help="Make it known to Wireshark: put it into its personal extcap folder, or DIR.",
+)
 @click.option("--uninstall", is_flag=False, flag_value="", metavar="[DIR]", help="Take it out again.")
 @click.option("--extcap-interfaces", "list_interfaces", is_flag=True, help="Wireshark asks: what interfaces there are.")
 @click.option("--extcap-interface", "interface", metavar="NAME", help="Wireshark says: the one meant.")
 @click.option("--extcap-dlts", "list_dlts", is_flag=True, help="Wireshark asks: its link types.")
 @click.option("--extcap-config", "list_config", is_flag=True, help="Wireshark asks: its options.")
-@click.option("--extcap-capture-filter", "capture_filter", metavar="EXPR", help="Wireshark says: frames inside that match.")
+@click.option(
+    "--extcap-capture-filter", "capture_filter", metavar="EXPR", help="Wireshark says: frames inside that match."
+)
 @click.option("--extcap-version", hidden=True)
 @click.option("--capture", is_flag=True, help="Wireshark says: capture now.")
 @click.option("--fifo", metavar="PATH", help="Wireshark says: to this FIFO.")
 @click.option("--port", metavar="LIST", default=None, help="UDP ports of VXLAN.")
-@click.option("--geneve-port", metavar="LIST", default="6081", show_default=True, help="UDP ports of GENEVE; 0 for none.")
+@click.option(
+    "--geneve-port", metavar="LIST", default="6081", show_default=True, help="UDP ports of GENEVE; 0 for none."
+)
 @click.option("--vni", metavar="LIST", default="", help="Keep these VNIs only.")
 @click.option("--levels", type=LEVELS, default="1", show_default=True, help="Nested headers to take off at most.")
-@click.option("--meta", type=click.Choice(["none", "comment"]), default="comment", show_default=True, help="Outer headers.")
+@click.option(
+    "--meta", type=click.Choice(["none", "comment"]), default="comment", show_default=True, help="Outer headers."
+)
 @click.option("--bind", metavar="ADDRESS", default="", help="Listen at this address.")
 @click.pass_context
 def command(
@@ -43,8 +55,8 @@ def command(
 ) -> None:  # fmt: skip
     """Capture traffic mirrors in Wireshark: its extcap interface.
 
-    --install makes Wireshark list "VXLAN and GENEVE mirror receiver", and one interface for each of this machine. The rest
-    is what Wireshark calls it with.
+    --install makes Wireshark list "VXLAN and GENEVE mirror receiver", and one interface for each of this machine. The
+    rest is what Wireshark calls it with.
     """
     if install is not None:
         print(f"installed: {extcap.install(Path(install) if install else None)}; restart Wireshark, or F5 in it")

@@ -56,7 +56,9 @@ def say(done: Received, *, quiet: bool, stats: str) -> None:
 @click.option(
     "--bind", metavar="ADDRESS", multiple=True, help="Listen at this address; repeatable. Default: all, IPv4 and IPv6."
 )
-@click.option("-i", "--interface", metavar="IFACE", help="Take frames off this interface instead (packet socket; root).")
+@click.option(
+    "-i", "--interface", metavar="IFACE", help="Take frames off this interface instead (packet socket; root)."
+)
 @options.vnis_option
 @click.option(
     "--levels", type=options.Parsed("N|all", options.number_or("all", 1, 255)), default="1", show_default=True,
@@ -86,7 +88,11 @@ def say(done: Received, *, quiet: bool, stats: str) -> None:
     help="A new file, with a number behind its name, when there are so many million bytes in it.",
 )  # fmt: skip
 @click.option(
-    "-W", "files", type=click.IntRange(1), metavar="FILES", help="With -C: a ring of so many files. With -G: end after so many."
+    "-W",
+    "files",
+    type=click.IntRange(1),
+    metavar="FILES",
+    help="With -C: a ring of so many files. With -G: end after so many.",
 )
 @click.option("--tap", metavar="NAME", help="Inner frames to this TAP device, made where there is none (root).")
 @click.option(
@@ -102,20 +108,22 @@ def command(
     """Receive a traffic mirror: VXLAN and GENEVE that arrive here, the inner frames to OUT.
 
     OUT is a file, a FIFO or - (standard output, the default without --tap). -G, -C and -W are tcpdump's. Ctrl-C or
-    SIGTERM ends it behind the last whole record, with exit code 0 and an account: received, written, dropped here and by
-    the kernel.
+    SIGTERM ends it behind the last whole record, with exit code 0 and an account: received, written, dropped here and
+    by the kernel.
     """
     if target is None and tap is None:
         target = "-"
     if target is not None:
         options.refuse_terminal(target)
     receiver = Receiver(
-        target, tap=tap, geneve_ports=[port for port in geneve_ports if port], levels=None if levels == "all" else int(levels),
-        buffer_len=buffer_kib << 10, **rest,
+        target, tap=tap, geneve_ports=[port for port in geneve_ports if port],
+        levels=None if levels == "all" else int(levels), buffer_len=buffer_kib << 10, **rest,
     )  # fmt: skip
     with receiver, ended_by_signals(receiver):
         if not quiet:
             kib = receiver.buffer_len >> 10
-            print(f"listening at {receiver.where} (receive buffer {kib:,} KiB); Ctrl-C ends", file=sys.stderr, flush=True)
+            print(
+                f"listening at {receiver.where} (receive buffer {kib:,} KiB); Ctrl-C ends", file=sys.stderr, flush=True
+            )
         say(receiver.run(), quiet=quiet, stats=stats)
     ctx.exit(0)
