@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 
 import vxlanfast as vf
+import vxlanfast.from_kernel as from_kernel
+import vxlanfast.netlink as netlink
 from tests.lab import ip, namespaces, need_root
 from vxlanfast.errors import DeviceError, SpecError
 from vxlanfast.from_kernel import FromKernel
+from vxlanfast.kernel_tables import Tables
+from vxlanfast.netlink import Netlink
 from vxlanfast.node_spec import NodeSpec
 
 DEADLINE_S = 60.0
@@ -381,8 +385,10 @@ def test_a_spec_that_is_refused(lab: Lab) -> None:
     lab.follow(check)
 
 
-def test_another_base(lab: Lab) -> None:
-    """Another base is applied while the kernel's tables change: nothing is lost."""
+@pytest.mark.parametrize("journal", [1 << 16, 0])
+def test_another_base(lab: Lab, journal: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another base is applied while the kernel's tables change: nothing is lost, however much it was."""
+    monkeypatch.setattr(from_kernel, "_JOURNAL", journal)
     lab.fdb("append 00:00:00:00:00:00 dev vx42 dst 192.0.2.2")
     lab.fdb("add 02:00:00:00:00:05 dev vx42 dst 192.0.2.2")
     lab.fdb("add 02:00:00:00:00:06 dev vx42 dst 192.0.2.2")
@@ -479,6 +485,69 @@ def test_devices_that_cannot_be_followed(lab: Lab) -> None:
         FromKernel(["no name"], lab.namespace)
     with pytest.raises(DeviceError, match="no such network namespace"):
         FromKernel("vx42", "gone9")
+
+
+def test_asking_fails(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told, and asked again."""
+    right, asked = from_kernel.read_tables, 0
+
+    def refuse(link: Netlink) -> Tables:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise DeviceError("netlink: not now")
+        return right(link)
+
+    async def check(lab: Lab) -> None:
+        monkeypatch.setattr(from_kernel, "read_tables", refuse)
+        lab.link("del vx42")
+        await lab.until(lambda: lab.kernel.resyncs)
+        assert lab.kernel.errors == 2 and lab.kernel.followed()["last_error"] == "netlink: not now"
+
+    lab.follow(check)
+    with pytest.raises(DeviceError, match="not now"):
+        asked = 0
+        FromKernel("vx42", lab.namespace)
+
+
+def test_events_that_cannot_be_read(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a newer kernel: counted, and the others are followed."""
+    lab.fdb("append 00:00:00:00:00:00 dev vx42 dst 192.0.2.2")
+    right, left = netlink._decoded, 1
+
+    def refuse(kind: int, data: bytes) -> Any:
+        nonlocal left
+        if kind == netlink.NEWNEIGH and left:
+            left -= 1
+            raise KeyError("NDA_NEWER")
+        return right(kind, data)
+
+    async def check(lab: Lab) -> None:
+        monkeypatch.setattr(netlink, "_decoded", refuse)
+        lab.fdb("add 02:00:00:00:00:05 dev vx42 dst 192.0.2.2")
+        lab.fdb("add 02:00:00:00:00:06 dev vx42 dst 192.0.2.2")
+        await lab.until(lambda: lab.stations())
+        assert set(lab.stations()) == {"02:00:00:00:00:06"} and lab.kernel.followed()["malformed"] == 1
+
+    lab.follow(check)
+
+
+def test_a_table_that_is_full(lab: Lab) -> None:
+    """What has no room is told of, and what is deleted makes room."""
+    lab.fdb("append 00:00:00:00:00:00 dev vx42 dst 192.0.2.2")
+
+    async def check(lab: Lab) -> None:
+        lines = [f"fdb append 02:00:01:00:{n >> 8:02x}:{n & 255:02x} dev vx42 dst 192.0.2.2\n" for n in range(600)]
+        run("bridge", "-n", lab.namespace, "-batch", "-", batch="".join(lines))
+        await lab.until(lambda: lab.kernel.events >= 600 and not lab.kernel._touched)
+        assert lab.kernel.errors and str(lab.kernel.last_error)
+        lab.fdb("add 02:00:02:00:00:00 dev vx42 dst 192.0.2.2")
+        run("bridge", "-n", lab.namespace, "-batch", "-", batch="".join(lines).replace("append", "del"))
+        await lab.until(lambda: not lab.kernel._touched and not set(lab.stations()) - {"02:00:02:00:00:00"})
+        lab.fdb("add 02:00:02:00:00:01 dev vx42 dst 192.0.2.2")
+        await lab.until(lambda: "02:00:02:00:00:01" in lab.stations())
+
+    lab.follow(check, base=replace(BASE, stations=64))
 
 
 def test_like_flannel(lab: Lab) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import pickle
 import re
+import struct
 import subprocess
 import sys
 import time
@@ -133,6 +135,58 @@ def test_what_the_kernel_refuses(pair: tuple[str, str]) -> None:
     ip("-n", b, "link", "add", "eth0", "type", "veth", "peer", "name", "eth9")
     with pytest.raises(DeviceError, match=r"eth0 in namespace .*: the name is taken: v0 cannot"):
         netlink.in_namespace(a, lambda: links.configure("v0", namespace=b, rename="eth0"))
+
+
+@pytest.mark.root
+def test_an_older_kernel(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is up gets another name, where the kernel wants it down for that; somebody else was faster."""
+    a, _ = pair
+    links.configure("v0", namespace=a)
+    right, up = netlink.Netlink.request, True
+
+    def refuse(self: netlink.Netlink, kind: int, fields: Any, attributes: Any, **more: Any) -> None:
+        nonlocal up
+        up = bool(fields["flags"] & 1) if "flags" in fields else up
+        if up and "IFLA_IFNAME" in attributes:
+            raise DeviceError("device: Device or resource busy", errno=errno.EBUSY)
+        right(self, kind, fields, attributes, **more)
+
+    monkeypatch.setattr(netlink.Netlink, "request", refuse)
+    assert links.configure("v0", namespace=a, rename="v7").up and links.exists("v7", a)
+
+    def fail(code: int) -> None:
+        def gone(*_: object, **__: object) -> None:
+            raise DeviceError("device: gone", errno=code)
+
+        monkeypatch.setattr(netlink.Netlink, "request", gone)
+
+    fail(errno.ENODEV)
+    assert not links.delete("v7", a)
+    fail(errno.EBUSY)
+    with pytest.raises(DeviceError):
+        links.delete("v7", a)
+    fail(errno.EPERM)
+    with pytest.raises(DeviceError):
+        links.configure("v7", namespace=a, rename="v8")
+    fail(errno.EEXIST)
+    links.configure("v7", namespace=a, addresses=["10.0.9.1/24"], up=None)
+    fail(errno.EPERM)
+    with pytest.raises(DeviceError):
+        links.configure("v7", namespace=a, addresses=["10.0.9.1/24"], up=None)
+
+
+def test_messages() -> None:
+    """Errors in the kernel's words, cut as they may be, and datagrams that lie."""
+    error = struct.pack("=iIHHII", -22, 40, 16, 5, 7, 0)
+    head = struct.pack("=IHHII", 60, 2, 0x300, 7, 0)
+    text = head + error + netlink.attribute(1, b"Invalid thing.\0")
+    assert netlink._error_text(text, 0x300) == "Invalid thing" and netlink._error_text(text, 0) == ""
+    assert netlink._error_text(head + error + bytes(4), 0x300) == "" == netlink._error_text(text[:36], 0x300)
+    assert netlink._error_text(head + error + netlink.attribute(9, b"x") + text[36:], 0x300) == "Invalid thing"
+    assert netlink._error_text(head + error + bytes(24) + text[36:], 0x200) == "Invalid thing"
+    assert [len(one) for *_, one in netlink._split(struct.pack("=IHHII", 16, 3, 0, 1, 0) * 2)] == [16, 16]
+    assert not list(netlink._split(struct.pack("=IHHII", 99, 3, 0, 1, 0)))
+    assert not list(netlink._split(struct.pack("=IHHII", 3, 3, 0, 1, 0)))
 
 
 def test_what_cannot_be() -> None:

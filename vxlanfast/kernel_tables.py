@@ -138,7 +138,7 @@ class KernelTables:
 
     def load(self, tables: Tables) -> set[Key]:
         """Begin anew with everything; the keys that are not as before."""
-        before = self._contents()
+        before = self.contents()
         self.links = {row["ifindex"]: row for row in tables.links}
         self.devices, self.passed_over = {}, {}
         for name in self.names:
@@ -150,7 +150,7 @@ class KernelTables:
             self.fdb_event(row, gone=False)
         for row in tables.neigh:
             self.neigh_event(row, gone=False)
-        after = self._contents()
+        after = self.contents()
         return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
     def _find(self, name: str) -> None:
@@ -202,7 +202,8 @@ class KernelTables:
             if vid is not None and row.get("link_index") == over["ifindex"] and vid in vids:
                 yield row["ifindex"], vids[vid]
 
-    def _contents(self) -> dict[Key, object]:
+    def contents(self) -> dict[Key, object]:
+        """Everything that is known, by key: VTEPs of MACs, and MACs of addresses."""
         out: dict[Key, object] = {}
         for vni in self.vnis:
             for device, known in self._of(vni):
