@@ -147,6 +147,12 @@ class Lab:
         return self.wanted(device) == (self.stations(), self.members())
 
 
+    def equal(self) -> bool:
+        """The same, while somebody forwards."""
+        with self.lock:
+            return self.is_equal()
+
+
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     need_root("bridge")
@@ -262,6 +268,12 @@ def test_vteps(lab: Lab) -> None:
         lab.fdb("replace 02:00:00:00:00:05 dev vx42 dst 192.0.2.4")
         lab.fdb("del 00:00:00:00:00:00 dev vx42 dst 192.0.2.3")
         await lab.until(lambda: lab.members() == {"192.0.2.4": False} and lab.is_equal())
+        # What comes by the port goes where the kernel's entries say.
+        frame = bytes.fromhex("0200000000050200000000010800") + bytes(46)
+        ((port, packet),) = lab.plane.offer("tap1", frame)
+        assert port == "underlay" and bytes([192, 0, 2, 4]) in packet
+        everybody = b"\xff" * 6 + frame[6:]
+        assert len(lab.plane.offer("tap1", everybody)) == 1  # the base's own member
         # A VTEP that is the node's own, or of a family that it has no address of, is nobody's.
         lab.fdb("append 00:00:00:00:00:00 dev vx42 dst 192.0.2.1")
         lab.fdb("add 02:00:00:00:00:06 dev vx42 dst 192.0.2.1")
@@ -276,13 +288,23 @@ def test_vteps(lab: Lab) -> None:
 def test_a_burst(lab: Lab) -> None:
     """2,000 entries at once, many VTEPs among them: few specs, and the tables are the kernel's in the end."""
 
+    ended, offered = threading.Event(), 0
+    frames = [bytes.fromhex(f"02000100{n:04x}0200000000010800") + bytes(46) for n in range(0, 2000, 50)]
+
+    def forward() -> None:
+        """As a forwarding thread does."""
+        nonlocal offered
+        while not ended.wait(0.005):
+            with lab.lock:
+                offered += len(lab.plane.offer("tap1", *frames))
+
     async def check(lab: Lab) -> None:
         lines = [
             f"fdb append 02:00:01:00:{n >> 8:02x}:{n & 255:02x} dev vx42 dst 192.0.2.{10 + n % 40}\n"
             for n in range(2000)
         ]
         run("bridge", "-n", lab.namespace, "-batch", "-", batch="".join(lines))
-        await lab.until(lab.is_equal)
+        await lab.until(lab.equal)
         assert len(lab.stations()) == 2000 and len(lab.members()) == 40
         # As many again while the first are deleted, half of them moved before.
         lines = []
@@ -294,10 +316,19 @@ def test_a_burst(lab: Lab) -> None:
             if n % 3:
                 lines.append(f"fdb del 02:00:01:00:{mac} dev vx42\n")
         run("bridge", "-n", lab.namespace, "-batch", "-", batch="".join(lines))
-        await lab.until(lambda: lab.is_equal() and lab.kernel._touched == set())
-        assert lab.kernel.applies < 40 and not lab.kernel.errors
+        await lab.until(lambda: lab.equal() and lab.kernel._touched == set())
+        assert lab.kernel.applies < 40 and not lab.kernel.errors and offered
 
-    lab.follow(check)
+    async def with_traffic(lab: Lab) -> None:
+        thread = threading.Thread(target=forward)
+        thread.start()
+        try:
+            await check(lab)
+        finally:
+            ended.set()
+            await asyncio.to_thread(thread.join)
+
+    lab.follow(with_traffic)
 
 
 def test_overrun(lab: Lab) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,9 @@ def test_moved_and_renamed(pair: tuple[str, str]) -> None:
     # Renamed where it is, up as it is.
     assert links.configure("eth0", namespace=b, rename="eth1").name == "eth1"
     assert home(lambda: links.configure("v1", rename="v2")).up and links.exists("v2", a)
+    # One of its name here is another, and stays.
+    ip("-n", a, "link", "add", "eth1", "type", "veth", "peer", "name", "eth2")
+    assert home(lambda: links.configure("eth1", namespace=b, mtu=1200)).mtu == 1200 and links.exists("eth1", a)
     # By the path of a namespace and by a process in it.
     assert links.exists("eth1", f"/run/netns/{b}")
     sleeper = subprocess.Popen(["ip", "netns", "exec", b, "sleep", "60"])
@@ -160,6 +164,11 @@ def test_an_older_kernel(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch)
 
         monkeypatch.setattr(netlink.Netlink, "request", gone)
 
+    with monkeypatch.context() as one:
+        right_link = links._link
+        one.setattr(links, "_link", lambda row: replace(right_link(row), kind=""))
+        with pytest.raises(DeviceError, match="device v7: hardware stays where it is"):
+            netlink.in_namespace(a, lambda: links.configure("v7", namespace=pair[1]))
     fail(errno.ENODEV)
     assert not links.delete("v7", a)
     fail(errno.EBUSY)
@@ -229,6 +238,51 @@ def test_without_pyroute2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyroute2", None)
     with pytest.raises(MissingLibraryError, match=re.escape("pip install 'vxlanfast[live]'")):
         links.exists("lo")
+
+
+@pytest.mark.root
+def test_a_tap(pair: tuple[str, str]) -> None:
+    """Made here, moved and configured there, its descriptor stays good; gone with it, which is told."""
+    import fcntl
+
+    a, b = pair
+    try:
+        links.need_tun()
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+    def make() -> int:
+        made = os.open(links.TUN, os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(made, 0x400454CA, struct.pack("16sH22x", b"vftap0", 0x0002 | 0x1000))  # TUNSETIFF: a TAP, no header
+        return made
+
+    def configure() -> links.Link:
+        return links.configure(
+            "vftap0", namespace=b, rename="eth0", mac="02:00:00:00:00:03", mtu=1450, addresses=["10.0.9.3/24"]
+        )
+
+    with links.LinkWatch(b) as watch:
+        for _ in range(2):  # made again, it is as before
+            tap = netlink.in_namespace(a, make)
+            try:
+                made = netlink.in_namespace(a, configure)
+                assert (made.name, made.mac, made.mtu, made.kind) == ("eth0", "02:00:00:00:00:03", 1450, "tun")
+                assert not links.exists("vftap0", a) and netlink.in_namespace(a, configure) == made
+                question = "020000000009 0806 0001080006040001 020000000009 0a000909 000000000000 0a000903"
+                os.write(tap, b"\xff" * 6 + bytes.fromhex(question))
+
+                def answer(tap: int = tap) -> bytes:
+                    try:
+                        return os.read(tap, 2000)
+                    except BlockingIOError:
+                        return b""
+
+                until(lambda: answer()[:14].hex() == "0200000000090200000000030806")
+            finally:
+                os.close(tap)
+            seen: list[links.LinkEvent] = []
+            until(lambda: seen.extend(watch.read()) or [e for e in seen if (e.what, e.name) == ("gone", "eth0")])  # noqa: B023
+            assert not links.exists("eth0", b)
 
 
 @pytest.mark.root
