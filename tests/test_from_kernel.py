@@ -223,6 +223,14 @@ def test_single_entries(lab: Lab) -> None:
         lab.fdb("replace 02:00:00:00:00:05 dev vx42 dst 192.0.2.3")
         await lab.until(lambda: lab.neighbours() == {"10.0.9.5": ("02:00:00:00:00:05", "192.0.2.3")})
         assert lab.stations() == {"02:00:00:00:00:05": "192.0.2.3"}
+        # The kernel answers for it as well; that is no other neighbour.
+        lab.neigh("add proxy 10.0.9.5 dev vx42")
+        lab.fdb("add 02:00:00:00:00:0b dev vx42 dst 192.0.2.2")
+        await lab.until(lambda: "02:00:00:00:00:0b" in lab.stations())
+        lab.neigh("del proxy 10.0.9.5 dev vx42")
+        lab.fdb("del 02:00:00:00:00:0b dev vx42 dst 192.0.2.2")
+        await lab.until(lambda: "02:00:00:00:00:0b" not in lab.stations())
+        assert lab.neighbours() == {"10.0.9.5": ("02:00:00:00:00:05", "192.0.2.3")}
         # Its address is another's.
         lab.neigh("replace 10.0.9.5 lladdr 02:00:00:00:00:06 dev vx42 nud permanent")
         await lab.until(lambda: lab.neighbours() == {"10.0.9.5": ("02:00:00:00:00:06", None)})

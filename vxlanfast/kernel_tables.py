@@ -301,7 +301,7 @@ class KernelTables:
         keys: set[Key] = set()
         for device in self.devices.values():
             vni = device.above.get(row["ifindex"])
-            if vni is None:
+            if vni is None or "proxy" in row:  # of an address that the kernel itself answers for
                 continue
             try:
                 entry = Object(f"neigh: {row['dev']}", row)
@@ -471,9 +471,7 @@ def _reserved(base: NodeSpec, network: NetworkSpec) -> Reserved:
     addresses += [v.address for s in base.expanded for v in s.virtual if v.network == network.name]
     if network.gateway:
         macs.add(gateway_mac(network))
-    macs |= {mac_of_ip(parse_ip(text)) for text in network.own}
-    if network.preserve_source or network.own:
-        macs.add(base.own_mac)
+    macs |= {mac_of_ip(parse_ip(text)) for text in network.own} | {base.own_mac}
     return Reserved(
         frozenset(mac.hex(":") for mac in macs if mac is not None),
         frozenset(format_ip(parse_ip(text)) for text in addresses),
