@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 
 import vxlanfast as vf
+import vxlanfast.from_kernel as from_kernel
+import vxlanfast.netlink as netlink
 from tests.lab import ip, namespaces, need_root
 from vxlanfast.errors import DeviceError, SpecError
 from vxlanfast.from_kernel import FromKernel
+from vxlanfast.kernel_tables import Tables
+from vxlanfast.netlink import Netlink
 from vxlanfast.node_spec import NodeSpec
 
 DEADLINE_S = 60.0
@@ -143,6 +147,12 @@ class Lab:
         return self.wanted(device) == (self.stations(), self.members())
 
 
+    def equal(self) -> bool:
+        """The same, while somebody forwards."""
+        with self.lock:
+            return self.is_equal()
+
+
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     need_root("bridge")
@@ -213,6 +223,14 @@ def test_single_entries(lab: Lab) -> None:
         lab.fdb("replace 02:00:00:00:00:05 dev vx42 dst 192.0.2.3")
         await lab.until(lambda: lab.neighbours() == {"10.0.9.5": ("02:00:00:00:00:05", "192.0.2.3")})
         assert lab.stations() == {"02:00:00:00:00:05": "192.0.2.3"}
+        # The kernel answers for it as well; that is no other neighbour.
+        lab.neigh("add proxy 10.0.9.5 dev vx42")
+        lab.fdb("add 02:00:00:00:00:0b dev vx42 dst 192.0.2.2")
+        await lab.until(lambda: "02:00:00:00:00:0b" in lab.stations())
+        lab.neigh("del proxy 10.0.9.5 dev vx42")
+        lab.fdb("del 02:00:00:00:00:0b dev vx42 dst 192.0.2.2")
+        await lab.until(lambda: "02:00:00:00:00:0b" not in lab.stations())
+        assert lab.neighbours() == {"10.0.9.5": ("02:00:00:00:00:05", "192.0.2.3")}
         # Its address is another's.
         lab.neigh("replace 10.0.9.5 lladdr 02:00:00:00:00:06 dev vx42 nud permanent")
         await lab.until(lambda: lab.neighbours() == {"10.0.9.5": ("02:00:00:00:00:06", None)})
@@ -258,6 +276,12 @@ def test_vteps(lab: Lab) -> None:
         lab.fdb("replace 02:00:00:00:00:05 dev vx42 dst 192.0.2.4")
         lab.fdb("del 00:00:00:00:00:00 dev vx42 dst 192.0.2.3")
         await lab.until(lambda: lab.members() == {"192.0.2.4": False} and lab.is_equal())
+        # What comes by the port goes where the kernel's entries say.
+        frame = bytes.fromhex("0200000000050200000000010800") + bytes(46)
+        ((port, packet),) = lab.plane.offer("tap1", frame)
+        assert port == "underlay" and bytes([192, 0, 2, 4]) in packet
+        everybody = b"\xff" * 6 + frame[6:]
+        assert len(lab.plane.offer("tap1", everybody)) == 1  # the base's own member
         # A VTEP that is the node's own, or of a family that it has no address of, is nobody's.
         lab.fdb("append 00:00:00:00:00:00 dev vx42 dst 192.0.2.1")
         lab.fdb("add 02:00:00:00:00:06 dev vx42 dst 192.0.2.1")
@@ -272,13 +296,23 @@ def test_vteps(lab: Lab) -> None:
 def test_a_burst(lab: Lab) -> None:
     """2,000 entries at once, many VTEPs among them: few specs, and the tables are the kernel's in the end."""
 
+    ended, offered = threading.Event(), 0
+    frames = [bytes.fromhex(f"02000100{n:04x}0200000000010800") + bytes(46) for n in range(0, 2000, 50)]
+
+    def forward() -> None:
+        """As a forwarding thread does."""
+        nonlocal offered
+        while not ended.wait(0.005):
+            with lab.lock:
+                offered += len(lab.plane.offer("tap1", *frames))
+
     async def check(lab: Lab) -> None:
         lines = [
             f"fdb append 02:00:01:00:{n >> 8:02x}:{n & 255:02x} dev vx42 dst 192.0.2.{10 + n % 40}\n"
             for n in range(2000)
         ]
         run("bridge", "-n", lab.namespace, "-batch", "-", batch="".join(lines))
-        await lab.until(lab.is_equal)
+        await lab.until(lab.equal)
         assert len(lab.stations()) == 2000 and len(lab.members()) == 40
         # As many again while the first are deleted, half of them moved before.
         lines = []
@@ -290,10 +324,19 @@ def test_a_burst(lab: Lab) -> None:
             if n % 3:
                 lines.append(f"fdb del 02:00:01:00:{mac} dev vx42\n")
         run("bridge", "-n", lab.namespace, "-batch", "-", batch="".join(lines))
-        await lab.until(lambda: lab.is_equal() and lab.kernel._touched == set())
-        assert lab.kernel.applies < 40 and not lab.kernel.errors
+        await lab.until(lambda: lab.equal() and lab.kernel._touched == set())
+        assert lab.kernel.applies < 40 and not lab.kernel.errors and offered
 
-    lab.follow(check)
+    async def with_traffic(lab: Lab) -> None:
+        thread = threading.Thread(target=forward)
+        thread.start()
+        try:
+            await check(lab)
+        finally:
+            ended.set()
+            await asyncio.to_thread(thread.join)
+
+    lab.follow(with_traffic)
 
 
 def test_overrun(lab: Lab) -> None:
@@ -381,8 +424,10 @@ def test_a_spec_that_is_refused(lab: Lab) -> None:
     lab.follow(check)
 
 
-def test_another_base(lab: Lab) -> None:
-    """Another base is applied while the kernel's tables change: nothing is lost."""
+@pytest.mark.parametrize("journal", [1 << 16, 0])
+def test_another_base(lab: Lab, journal: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another base is applied while the kernel's tables change: nothing is lost, however much it was."""
+    monkeypatch.setattr(from_kernel, "_JOURNAL", journal)
     lab.fdb("append 00:00:00:00:00:00 dev vx42 dst 192.0.2.2")
     lab.fdb("add 02:00:00:00:00:05 dev vx42 dst 192.0.2.2")
     lab.fdb("add 02:00:00:00:00:06 dev vx42 dst 192.0.2.2")
@@ -479,6 +524,69 @@ def test_devices_that_cannot_be_followed(lab: Lab) -> None:
         FromKernel(["no name"], lab.namespace)
     with pytest.raises(DeviceError, match="no such network namespace"):
         FromKernel("vx42", "gone9")
+
+
+def test_asking_fails(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told, and asked again."""
+    right, asked = from_kernel.read_tables, 0
+
+    def refuse(link: Netlink) -> Tables:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise DeviceError("netlink: not now")
+        return right(link)
+
+    async def check(lab: Lab) -> None:
+        monkeypatch.setattr(from_kernel, "read_tables", refuse)
+        lab.link("del vx42")
+        await lab.until(lambda: lab.kernel.resyncs)
+        assert lab.kernel.errors == 2 and lab.kernel.followed()["last_error"] == "netlink: not now"
+
+    lab.follow(check)
+    with pytest.raises(DeviceError, match="not now"):
+        asked = 0
+        FromKernel("vx42", lab.namespace)
+
+
+def test_events_that_cannot_be_read(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a newer kernel: counted, and the others are followed."""
+    lab.fdb("append 00:00:00:00:00:00 dev vx42 dst 192.0.2.2")
+    right, left = netlink._decoded, 1
+
+    def refuse(kind: int, data: bytes) -> Any:
+        nonlocal left
+        if kind == netlink.NEWNEIGH and left:
+            left -= 1
+            raise KeyError("NDA_NEWER")
+        return right(kind, data)
+
+    async def check(lab: Lab) -> None:
+        monkeypatch.setattr(netlink, "_decoded", refuse)
+        lab.fdb("add 02:00:00:00:00:05 dev vx42 dst 192.0.2.2")
+        lab.fdb("add 02:00:00:00:00:06 dev vx42 dst 192.0.2.2")
+        await lab.until(lambda: lab.stations())
+        assert set(lab.stations()) == {"02:00:00:00:00:06"} and lab.kernel.followed()["malformed"] == 1
+
+    lab.follow(check)
+
+
+def test_a_table_that_is_full(lab: Lab) -> None:
+    """What has no room is told of, and what is deleted makes room."""
+    lab.fdb("append 00:00:00:00:00:00 dev vx42 dst 192.0.2.2")
+
+    async def check(lab: Lab) -> None:
+        lines = [f"fdb append 02:00:01:00:{n >> 8:02x}:{n & 255:02x} dev vx42 dst 192.0.2.2\n" for n in range(600)]
+        run("bridge", "-n", lab.namespace, "-batch", "-", batch="".join(lines))
+        await lab.until(lambda: lab.kernel.events >= 600 and not lab.kernel._touched)
+        assert lab.kernel.errors and str(lab.kernel.last_error)
+        lab.fdb("add 02:00:02:00:00:00 dev vx42 dst 192.0.2.2")
+        run("bridge", "-n", lab.namespace, "-batch", "-", batch="".join(lines).replace("append", "del"))
+        await lab.until(lambda: not lab.kernel._touched and not set(lab.stations()) - {"02:00:02:00:00:00"})
+        lab.fdb("add 02:00:02:00:00:01 dev vx42 dst 192.0.2.2")
+        await lab.until(lambda: "02:00:02:00:00:01" in lab.stations())
+
+    lab.follow(check, base=replace(BASE, stations=64))
 
 
 def test_like_flannel(lab: Lab) -> None:

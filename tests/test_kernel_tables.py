@@ -104,6 +104,19 @@ def test_two_devices_of_one_vni() -> None:
     assert tables.notes == ["device vy42: VNI 42 is followed by vx42 already"] and tables.station(42, MACS[0]) is None
 
 
+def test_another_protocol() -> None:
+    tables = KernelTables(["vxg"])
+    tables.load(Tables([link(8, "vxg", "vxlan", {"id": 42, "gpe": True})]))
+    assert tables.notes == ["device vxg: a node speaks VXLAN, not VXLAN-GPE"] and not tables.vnis
+
+
+def test_neighbours_that_are_none() -> None:
+    """Of other kinds of devices, and the kernel's own for groups."""
+    rows = [neigh(2, "ff02::16", "33:33:00:00:00:16", "NOARP"), neigh(2, "somewhere", MACS[0]), neigh(2, "::1", ZERO)]
+    tables = loaded(*rows, neigh(2, "10.0.9.5", "00:11"))
+    assert tables.neighbours(42) == {} and not tables.passed_over
+
+
 def test_aliases() -> None:
     """A further address of a peer's is that peer; what the base says of it stays."""
     tables = loaded(fdb(2, ZERO, dst="192.0.2.3"), fdb(2, MACS[0], dst="192.0.2.3"), fdb(2, MACS[1], dst="192.0.2.4"))
@@ -163,7 +176,7 @@ def test_events_are_as_good_as_everything(happened: list[tuple[Row, bool, bool]]
         if look:
             merged = tables.merge(BASE)
     fresh = loaded(*held.values())
-    assert tables._contents() == fresh._contents() and tables.wants(BASE) == fresh.wants(BASE)
+    assert tables.contents() == fresh.contents() and tables.wants(BASE) == fresh.wants(BASE)
     assert tables.passed_over == fresh.passed_over
     for vni in tables.vnis:
         assert tables.members(vni) == fresh.members(vni)
@@ -177,7 +190,7 @@ def test_events_are_as_good_as_everything(happened: list[tuple[Row, bool, bool]]
             assert row_["place"] == tables.place(merged, 42, str(row_["mac"]))
     # And a resync says what is different.
     other = loaded()
-    assert other.load(Tables(LINKS, VLANS, *split(held))) == set(fresh._contents())
+    assert other.load(Tables(LINKS, VLANS, *split(held))) == set(fresh.contents())
 
 
 def split(held: dict[tuple[object, ...], Row]) -> tuple[list[Row], list[Row]]:
@@ -185,7 +198,7 @@ def split(held: dict[tuple[object, ...], Row]) -> tuple[list[Row], list[Row]]:
 
 
 def everything(tables: KernelTables) -> set[tuple[str, int, str]]:
-    return set(tables._contents())
+    return set(tables.contents())
 
 
 def value(tables: KernelTables, key: tuple[str, int, str]) -> object:

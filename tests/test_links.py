@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import pickle
 import re
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,7 +53,7 @@ def pair() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.root
-def test_configure(pair: tuple[str, str]) -> None:
+def test_configure(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A device becomes what was said, as iproute2 sees it; said again, nothing happens."""
     a, _ = pair
     ip("-n", a, "link", "set", "v1", "up")
@@ -60,18 +63,20 @@ def test_configure(pair: tuple[str, str]) -> None:
     }  # fmt: skip
     first = links.configure("v0", namespace=a, **wanted)
     assert (first.mac, first.mtu, first.up, first.kind) == ("02:00:00:00:00:09", 1400, True, "veth")
-    with links.LinkWatch(a) as watch:
-        watch.read()
+    asked: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(netlink.Netlink, "request", lambda *words, **more: asked.append((words, more)))
         again = links.configure("v0", namespace=a, **wanted)
-        assert not watch.read()
     assert again.index == first.index
+    # But for what pyroute2 cannot read: super-frames of IPv4.
+    assert [more["raw"] for _, more in asked] == [struct.pack("=HHI", 8, 63, 100_000)]
     (row,) = shown(a, "-d", "addr", "show", "v0")
     assert row["gso_max_size"] == 100_000 and row.get("gso_ipv4_max_size", 100_000) == 100_000
     known = {(entry["local"], entry["prefixlen"]) for entry in row["addr_info"]}
     assert known >= {("10.0.9.1", 24), ("2001:db8:9::1", 64), ("10.0.8.1", 32)}
     assert [route["gateway"] for route in shown(a, "route", "show", "default")] == ["10.0.9.254"]
     assert [route["gateway"] for route in shown(a, "-6", "route", "show", "default")] == ["2001:db8:9::fe"]
-    assert links.find("v0", a) == again and links.exists("v0", a) and not links.exists("v9", a)
+    assert links.find("v0", a) is not None and links.exists("v0", a) and not links.exists("v9", a)
     assert not links.configure("v0", namespace=a, up=False).up and not links.configure("v0", namespace=a, up=None).up
     assert links.delete("v0", a) and not links.delete("v0", a) and not links.exists("v1", a)
 
@@ -95,6 +100,9 @@ def test_moved_and_renamed(pair: tuple[str, str]) -> None:
     # Renamed where it is, up as it is.
     assert links.configure("eth0", namespace=b, rename="eth1").name == "eth1"
     assert home(lambda: links.configure("v1", rename="v2")).up and links.exists("v2", a)
+    # One of its name here is another, and stays.
+    ip("-n", a, "link", "add", "eth1", "type", "veth", "peer", "name", "eth2")
+    assert home(lambda: links.configure("eth1", namespace=b, mtu=1200)).mtu == 1200 and links.exists("eth1", a)
     # By the path of a namespace and by a process in it.
     assert links.exists("eth1", f"/run/netns/{b}")
     sleeper = subprocess.Popen(["ip", "netns", "exec", b, "sleep", "60"])
@@ -133,6 +141,63 @@ def test_what_the_kernel_refuses(pair: tuple[str, str]) -> None:
     ip("-n", b, "link", "add", "eth0", "type", "veth", "peer", "name", "eth9")
     with pytest.raises(DeviceError, match=r"eth0 in namespace .*: the name is taken: v0 cannot"):
         netlink.in_namespace(a, lambda: links.configure("v0", namespace=b, rename="eth0"))
+
+
+@pytest.mark.root
+def test_an_older_kernel(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is up gets another name, where the kernel wants it down for that; somebody else was faster."""
+    a, _ = pair
+    links.configure("v0", namespace=a)
+    right, up = netlink.Netlink.request, True
+
+    def refuse(self: netlink.Netlink, kind: int, fields: Any, attributes: Any, **more: Any) -> None:
+        nonlocal up
+        up = bool(fields["flags"] & 1) if "flags" in fields else up
+        if up and "IFLA_IFNAME" in attributes:
+            raise DeviceError("device: Device or resource busy", errno=errno.EBUSY)
+        right(self, kind, fields, attributes, **more)
+
+    monkeypatch.setattr(netlink.Netlink, "request", refuse)
+    assert links.configure("v0", namespace=a, rename="v7").up and links.exists("v7", a)
+
+    def fail(code: int) -> None:
+        def gone(*_: object, **__: object) -> None:
+            raise DeviceError("device: gone", errno=code)
+
+        monkeypatch.setattr(netlink.Netlink, "request", gone)
+
+    with monkeypatch.context() as one:
+        right_link = links._link
+        one.setattr(links, "_link", lambda row: replace(right_link(row), kind=""))
+        with pytest.raises(DeviceError, match="device v7: hardware stays where it is"):
+            netlink.in_namespace(a, lambda: links.configure("v7", namespace=pair[1]))
+    fail(errno.ENODEV)
+    assert not links.delete("v7", a)
+    fail(errno.EBUSY)
+    with pytest.raises(DeviceError):
+        links.delete("v7", a)
+    fail(errno.EPERM)
+    with pytest.raises(DeviceError):
+        links.configure("v7", namespace=a, rename="v8")
+    fail(errno.EEXIST)
+    links.configure("v7", namespace=a, addresses=["10.0.9.1/24"], up=None)
+    fail(errno.EPERM)
+    with pytest.raises(DeviceError):
+        links.configure("v7", namespace=a, addresses=["10.0.9.1/24"], up=None)
+
+
+def test_messages() -> None:
+    """Errors in the kernel's words, cut as they may be, and datagrams that lie."""
+    error = struct.pack("=iIHHII", -22, 40, 16, 5, 7, 0)
+    head = struct.pack("=IHHII", 60, 2, 0x300, 7, 0)
+    text = head + error + netlink.attribute(1, b"Invalid thing.\0")
+    assert netlink._error_text(text, 0x300) == "Invalid thing" and netlink._error_text(text, 0) == ""
+    assert netlink._error_text(head + error + bytes(4), 0x300) == "" == netlink._error_text(text[:36], 0x300)
+    assert netlink._error_text(head + error + netlink.attribute(9, b"x") + text[36:], 0x300) == "Invalid thing"
+    assert netlink._error_text(head + error + bytes(24) + text[36:], 0x200) == "Invalid thing"
+    assert [len(one) for *_, one in netlink._split(struct.pack("=IHHII", 16, 3, 0, 1, 0) * 2)] == [16, 16]
+    assert not list(netlink._split(struct.pack("=IHHII", 99, 3, 0, 1, 0)))
+    assert not list(netlink._split(struct.pack("=IHHII", 3, 3, 0, 1, 0)))
 
 
 def test_what_cannot_be() -> None:
@@ -175,6 +240,51 @@ def test_without_pyroute2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyroute2", None)
     with pytest.raises(MissingLibraryError, match=re.escape("pip install 'vxlanfast[live]'")):
         links.exists("lo")
+
+
+@pytest.mark.root
+def test_a_tap(pair: tuple[str, str]) -> None:
+    """Made here, moved and configured there, its descriptor stays good; gone with it, which is told."""
+    import fcntl
+
+    a, b = pair
+    try:
+        links.need_tun()
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+    def make() -> int:
+        made = os.open(links.TUN, os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(made, 0x400454CA, struct.pack("16sH22x", b"vftap0", 0x0002 | 0x1000))  # TUNSETIFF: a TAP, no header
+        return made
+
+    def configure() -> links.Link:
+        return links.configure(
+            "vftap0", namespace=b, rename="eth0", mac="02:00:00:00:00:03", mtu=1450, addresses=["10.0.9.3/24"]
+        )
+
+    with links.LinkWatch(b) as watch:
+        for _ in range(2):  # made again, it is as before
+            tap = netlink.in_namespace(a, make)
+            try:
+                made = netlink.in_namespace(a, configure)
+                assert (made.name, made.mac, made.mtu, made.kind) == ("eth0", "02:00:00:00:00:03", 1450, "tun")
+                assert not links.exists("vftap0", a) and netlink.in_namespace(a, configure) == made
+                question = "020000000009 0806 0001080006040001 020000000009 0a000909 000000000000 0a000903"
+                os.write(tap, b"\xff" * 6 + bytes.fromhex(question))
+
+                def answer(tap: int = tap) -> bytes:
+                    try:
+                        return os.read(tap, 2000)
+                    except BlockingIOError:
+                        return b""
+
+                until(lambda: answer()[:14].hex() == "0200000000090200000000030806")
+            finally:
+                os.close(tap)
+            seen: list[links.LinkEvent] = []
+            until(lambda: seen.extend(watch.read()) or [e for e in seen if (e.what, e.name) == ("gone", "eth0")])  # noqa: B023
+            assert not links.exists("eth0", b)
 
 
 @pytest.mark.root

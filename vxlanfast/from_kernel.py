@@ -122,13 +122,11 @@ class FromKernel:
     def _applied(self, plane: Dataplane) -> None:
         """The spec of the last ``snapshot`` is the plane's now: what changed meanwhile, and addresses without a
         station, are set."""
-        if self._pending is None:
-            return
+        assert self._pending is not None
         self._merged, self._pending = self._pending, None
         keys = set(self._journal or ())
         if self._journal_full:
-            for vni in self._merged.reserved:
-                keys |= {(str(row["kind"]), vni, str(row["key"])) for row in self._rows(vni)}
+            keys |= self._everything(self._merged)
         for vni in self._merged.reserved:
             for address, (mac, _) in self.tables.neighbours(vni).items():
                 if self.tables.place(self._merged, vni, mac) is None:
@@ -136,11 +134,15 @@ class FromKernel:
         self._journal = None
         self._set(plane, keys)
 
-    def _rows(self, vni: int) -> Iterable[Row]:
-        for device in self.tables.devices.values():
-            if vni in device.known:
-                yield from ({"kind": "fdb", "key": mac} for mac in device.known[vni].stations)
-                yield from ({"kind": "neigh", "key": text} for text in device.known[vni].neighbours)
+    def _everything(self, merged: Merged) -> set[Key]:
+        """Keys of what a merged spec has, and of what the kernel has now."""
+        keys: set[Key] = set(self.tables.contents())
+        for network in merged.spec.network:
+            for endpoint in network.endpoint if network.vni in merged.reserved else ():
+                if endpoint.address is not None:
+                    keys.add(("fdb", network.vni, endpoint.address.hex(":")))
+                keys |= {("neigh", network.vni, text) for text in endpoint.ip}
+        return keys
 
     # --- following ----------------------------------------------------------------------------------------
 

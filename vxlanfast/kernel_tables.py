@@ -138,7 +138,7 @@ class KernelTables:
 
     def load(self, tables: Tables) -> set[Key]:
         """Begin anew with everything; the keys that are not as before."""
-        before = self._contents()
+        before = self.contents()
         self.links = {row["ifindex"]: row for row in tables.links}
         self.devices, self.passed_over = {}, {}
         for name in self.names:
@@ -150,7 +150,7 @@ class KernelTables:
             self.fdb_event(row, gone=False)
         for row in tables.neigh:
             self.neigh_event(row, gone=False)
-        after = self._contents()
+        after = self.contents()
         return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
     def _find(self, name: str) -> None:
@@ -202,7 +202,8 @@ class KernelTables:
             if vid is not None and row.get("link_index") == over["ifindex"] and vid in vids:
                 yield row["ifindex"], vids[vid]
 
-    def _contents(self) -> dict[Key, object]:
+    def contents(self) -> dict[Key, object]:
+        """Everything that is known, by key: VTEPs of MACs, and MACs of addresses."""
         out: dict[Key, object] = {}
         for vni in self.vnis:
             for device, known in self._of(vni):
@@ -300,7 +301,7 @@ class KernelTables:
         keys: set[Key] = set()
         for device in self.devices.values():
             vni = device.above.get(row["ifindex"])
-            if vni is None:
+            if vni is None or "proxy" in row:  # of an address that the kernel itself answers for
                 continue
             try:
                 entry = Object(f"neigh: {row['dev']}", row)
@@ -470,9 +471,7 @@ def _reserved(base: NodeSpec, network: NetworkSpec) -> Reserved:
     addresses += [v.address for s in base.expanded for v in s.virtual if v.network == network.name]
     if network.gateway:
         macs.add(gateway_mac(network))
-    macs |= {mac_of_ip(parse_ip(text)) for text in network.own}
-    if network.preserve_source or network.own:
-        macs.add(base.own_mac)
+    macs |= {mac_of_ip(parse_ip(text)) for text in network.own} | {base.own_mac}
     return Reserved(
         frozenset(mac.hex(":") for mac in macs if mac is not None),
         frozenset(format_ip(parse_ip(text)) for text in addresses),

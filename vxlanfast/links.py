@@ -199,7 +199,7 @@ def _place(name: str, namespace: Namespace, last: str) -> None:
     with Netlink(namespace) as there:
         at_home = _find(there, last)
         inside = name != last and _find(there, name)
-    if at_home and not inside and (namespace is None or not exists(name)):
+    if at_home and not inside and (name == last or namespace is None or not exists(name)):
         return
     if at_home and (inside or exists(name)):
         rule = f"the name is taken: {name} cannot be called so"
@@ -209,6 +209,8 @@ def _place(name: str, namespace: Namespace, last: str) -> None:
         if inside or namespace is None:
             _rename(link, found, last, where)
             return
+        if not found.kind:
+            raise DeviceError(f"{where}: hardware stays where it is: give the name of a TAP", errno=errno.EPERM)
         target = netlink.open_namespace(namespace)
         try:
             attributes = {"IFLA_IFNAME": last}

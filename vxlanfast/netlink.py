@@ -46,7 +46,7 @@ _TIMEOUT_S = 10.0
 _DUMPS = 5  # of a table that changes meanwhile
 _NEWNET = 0x40000000  # CLONE_NEWNET
 
-_FLAG_ROUTER, _FLAG_EXTERN = 0x80, 0x10
+_FLAG_ROUTER, _FLAG_EXTERN, _FLAG_PROXY = 0x80, 0x10, 0x08
 #: Flags and states of neighbours, as ``bridge`` and ``ip`` print them (linux/neighbour.h).
 _FLAGS = {0x02: "self", 0x04: "master", 0x80: "router", 0x10: "extern_learn", 0x20: "offload", 0x40: "sticky"}
 _STATES = {
@@ -440,7 +440,7 @@ def neigh_row(message: Any, names: Mapping[int, str]) -> Row:
     if message.get_attr("NDA_LLADDR"):
         row["lladdr"] = message.get_attr("NDA_LLADDR")
     # iproute2 has a flag as a key without a value.
-    for bit, key in ((_FLAG_ROUTER, "router"), (_FLAG_EXTERN, "extern_learn")):
+    for bit, key in ((_FLAG_ROUTER, "router"), (_FLAG_EXTERN, "extern_learn"), (_FLAG_PROXY, "proxy")):
         if message["flags"] & bit:
             row[key] = None
     return row
