@@ -1,4 +1,4 @@
-"""A TAP device's file: checksums and super-frames in, segments put together or cut on the way out; scapy is the witness."""
+"""A TAP device's file: checksums and super-frames in, segments put together or cut on the way out. Witness: scapy."""
 
 from __future__ import annotations
 

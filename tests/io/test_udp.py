@@ -208,8 +208,8 @@ def test_many_in_one(wire: Wire) -> None:
 
 
 def test_what_a_kernel_left_to_a_card(wire: Wire) -> None:
-    """A checksum that is the pseudo header's sum alone is completed, any other one is left as it is; a frame longer than
-    the tunnel's packets is a super-frame."""
+    """A checksum that is the pseudo header's sum alone is completed, any other one is left as it is; a frame longer
+    than the tunnel's packets is a super-frame."""
     good, bad = tcp(4, b"payload"), bytearray(tcp(4, b"payload"))
     bad[50] ^= 1
     giant = tcp(4, bytes(range(256)) * 50)
