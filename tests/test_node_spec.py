@@ -195,7 +195,7 @@ def test_the_readmes_node() -> None:
     example = text[text.index("```toml\n") + 8 :]
     spec = vf.parse_spec(example[: example.index("```")])
     assert spec.network[0].members == {"192.0.2.2": True}
-    assert vf.Dataplane(spec).ports == {"underlay": 0, "veth1": 1, "eth0": 2}
+    assert vf.Dataplane(spec).ports == {"underlay": 0, "veth1": 1, "resolver:web": 2, "eth0": 3}
     assert [(one.address, one.port, one.weight) for one in spec.service[0].server] == [
         ("10.0.9.3", 8080, 2), ("10.0.9.4", 0, 1)
     ]  # fmt: skip

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from threading import RLock
@@ -29,6 +30,8 @@ from vxlanfast.upstream import Upstream, system_servers
 #: Seconds between tries to bring back a device that went, and between looks at timers.
 RETRY_S = 1.0
 TICK_S = 0.25
+#: Handfuls of questions that may wait to be answered.
+ASKED_MAX = 16
 
 
 
@@ -67,6 +70,8 @@ class LiveNode:
             spec = self.kernel.snapshot(spec)
         self.plane = Dataplane(spec)
         self.names: NameServer | None = None
+        self.names_dropped = 0
+        self._asked = 0
         self.started_ns = time.monotonic_ns()
         self.taps: dict[str, Tap] = {}
         self.tap_edges: dict[str, TapEdge] = {}
@@ -275,6 +280,8 @@ class LiveNode:
 
     async def _apply(self, spec: NodeSpec) -> None:
         prepared = await asyncio.to_thread(self.plane.prepare, spec)
+        if self.names is not None:
+            await asyncio.to_thread(self.names.prepare, spec)
         opened = self._open_new(spec)
         with self.lock:
             self.plane.apply(prepared)
@@ -328,7 +335,16 @@ class LiveNode:
     # Frames that end here.
 
     def _queued(self, port: str, frames: list[tuple[tuple[int, str], bytes]]) -> None:
-        """In the forwarding thread: questions of names, and their answers."""
+        """In the forwarding thread: questions of names are the event loop's, and no more than it has time for."""
+        if self._loop is None or self._asked >= ASKED_MAX:
+            self.names_dropped += len(frames)
+            return
+        self._asked += 1
+        with suppress(RuntimeError):  # the loop is closed: this node ends
+            self._loop.call_soon_threadsafe(self._answer, port, frames)
+
+    def _answer(self, port: str, frames: list[tuple[tuple[int, str], bytes]]) -> None:
+        self._asked -= 1
         if self.names is None:
             return
         ours, now_ns = self.plane.ports, time.monotonic_ns()
