@@ -175,7 +175,7 @@ class LiveNode:
         configure(
             tap.device, namespace=tap.namespace or None, mac=None if address is None else address.hex(":"),
             mtu=tap.mtu or device_mtu(spec), addresses=tap.address or _addresses(network, endpoint),
-            gateway=_gateway(network, endpoint) if tap.route else None, gso_max=GSO_MAX,
+            gateway=_gateways(network, endpoint) if tap.route else (), gso_max=GSO_MAX,
         )  # fmt: skip
 
     def _wire(self) -> None:
@@ -388,9 +388,11 @@ def _addresses(network: NetworkSpec, endpoint: EndpointSpec) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _gateway(network: NetworkSpec, endpoint: EndpointSpec) -> str | None:
+def _gateways(network: NetworkSpec, endpoint: EndpointSpec) -> list[str]:
+    """The network's first gateway of each family that an endpoint has addresses of."""
     sizes = {len(parse_ip(text)) for text in endpoint.ip}
-    return next((text for text in network.gateway if len(parse_ip(text)) in sizes), None)
+    first = {len(parse_ip(text)): text for text in reversed(network.gateway)}
+    return [text for size, text in first.items() if size in sizes]
 
 
 def device_mtu(spec: NodeSpec) -> int:
