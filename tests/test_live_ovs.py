@@ -88,18 +88,18 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 
 def test_it_interoperates(site: Site) -> None:
-    """ARP and neighbour discovery, pings of every kind of size both ways, and one byte over."""
+    """ARP and neighbour discovery, pings of every size both ways, and one byte over."""
     task, host = site.task, site.host
     for to in (STATION, STATION6):
         until(f"{to} answers", lambda to=to: ping(task, to))
     most = site.mtu - 28
-    for size in (0, 1, 8, 64, 511, 1000, most - 1, most):
-        assert ping(task, STATION, "-M", "do", "-s", str(size)), f"{size} bytes there"
-        assert ping(host, TASK, "-M", "do", "-s", str(size)), f"{size} bytes back"
-        assert ping(task, STATION6, "-s", str(min(size, most - 20)))
-        assert ping(host, TASK6, "-s", str(min(size, most - 20)))
+    assert ping(task, STATION, "-M", "do", "-s", str(most)) and ping(host, TASK, "-M", "do", "-s", str(most))
     assert not ping(task, STATION, "-M", "do", "-s", str(most + 1))
     assert ping(task, STATION, "-M", "dont", "-s", "4000") and ping(host, TASK, "-M", "dont", "-s", "4000")
+    for client, to in ((task, STATION), (host, TASK)):
+        assert "sizes there and back" in run(client, PYTHON, EXCHANGE, "pings", to, 0, most).stdout
+    for client, to in ((task, STATION6), (host, TASK6)):
+        assert "sizes there and back" in run(client, PYTHON, EXCHANGE, "pings", to, 0, most - 20).stdout
     # Either has learned where the other's station is.
     assert "02:42:0a:00:09:03" in site.ovs.ask("fdb/show", "over")
     assert MAC in {row["mac"] for row in site.node.show("fdb")}
