@@ -281,7 +281,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> Results:
     for number in range(settings.rounds):
         for side in settings.sides if number % 2 == 0 else settings.sides[::-1]:
             wanted = [m for m in MEASURES if m[1] in settings.rows and ROWS[m[1]] == side.job]
-            if not wanted or (side.key in results.reasons and number):
+            if not wanted:
                 continue
             say(f"round {number + 1} of {settings.rounds}: {side.name}")
             try:
@@ -289,8 +289,8 @@ def measure(settings: Settings, say: Callable[[str], None]) -> Results:
                     load = Load(lab, side.build(lab, side), program, settings)
                     for what, _, how in wanted:
                         results.turns.setdefault((what, side.key), {})[number] = how(load)
-            except CannotError as error:
-                results.reasons[side.key] = str(error)
+            except (CannotError, OSError) as error:  # a process that went has no entry in /proc
+                results.reasons[side.key] = f"{error} (round {number + 1})"
                 say(f"  {side.name}: {error}")
     return results
 

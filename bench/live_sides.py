@@ -85,7 +85,7 @@ class Lab:
     """A turn of a side: namespaces and processes, gone at the end whatever happens."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="vfbench"))
+        self.folder = Path(tempfile.mkdtemp(prefix=TAG.format(os.getpid(), "-")))
         self._made: list[str] = []
         self._running: list[subprocess.Popen[str]] = []
         self.all_cpus = frozenset(os.sched_getaffinity(0))
@@ -241,12 +241,18 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def sweep() -> None:
-    """Namespaces of benches that are no more."""
-    with suppress(OSError):
-        for name in os.listdir("/run/netns"):
-            found = re.fullmatch(TAG.format(r"(\d+)", "[a-z]"), name)
-            if found and not os.path.exists(f"/proc/{found[1]}"):
-                subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+    """Namespaces and folders of benches that are no more."""
+
+    def dead(folder: str) -> list[str]:
+        with suppress(OSError):
+            found = [(name, re.match(TAG.format(r"(\d+)", "[a-z-]"), name)) for name in os.listdir(folder)]
+            return [name for name, its in found if its and not os.path.exists(f"/proc/{its[1]}")]
+        return []
+
+    for name in dead("/run/netns"):
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+    for name in dead(tempfile.gettempdir()):
+        shutil.rmtree(Path(tempfile.gettempdir(), name), ignore_errors=True)
 
 
 def need(*programs: str) -> None:
