@@ -12,7 +12,7 @@ from tests.ears import Ear
 from tests.lab import ip, namespaces, need_root
 from tests.live import Node, address, hub, kernel_peer, run, until
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.live]
 
 VTEP = {4: "192.0.2.{}", 6: "2001:db8::{}"}
 BEHIND = "198.51.100.1"

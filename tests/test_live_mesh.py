@@ -32,7 +32,7 @@ from tests.live_mesh import (
 )  # fmt: skip
 from tests.support import PYTHON, VERBS_ENV
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.live, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.live import Node, address, background, cable, ping, run, until
 from tests.openvswitch import Switch, need_openvswitch, no_offload, switch
 from tests.support import PYTHON
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.live, pytest.mark.slow]
 
 VNI = 42
 MTU = {4: 1450, 6: 1430}

@@ -12,7 +12,7 @@ import pytest
 from tests.lab import ip, namespaces, need_root
 from tests.live import Node, run, until
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.live]
 
 
 def config(tap: str = "", end: str = "", more: str = "") -> str:
