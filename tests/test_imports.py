@@ -125,6 +125,8 @@ def test_core(path: Path) -> None:
     ("ipvsadm_rules", {"addr", "errors", "foreign", "service_spec"}),
     ("netlink", {"errors"}),
     ("links", {"addr", "checks", "errors", "netlink"}),
+    ("path_mtu", {"addr"}),
+    ("underlay_packet", {"_ext.io.ether", "addr", "errors", "links", "live_spec", "node_spec"}),
     ("swarm", {"addr", "checks", "errors", "foreign", "node_spec", "service_spec"}),
     ("names", {"addr", "dataplane", "node_spec", "service_spec"}),
     ("resolver", {"checks", "errors", "names", "service_spec"}),

@@ -77,8 +77,8 @@ def route_to_the_node(node: str, hosts: list[str], family: int) -> None:
 
 
 @pytest.fixture(
-    params=[(4, "socket"), (6, "socket"), (4, "tap"), (6, "tap")],
-    ids=["ipv4-socket", "ipv6-socket", "ipv4-tap", "ipv6-tap"],
+    params=[(4, "socket"), (6, "socket"), (4, "tap"), (6, "tap"), (4, "packet"), (6, "packet")],
+    ids=["ipv4-socket", "ipv6-socket", "ipv4-tap", "ipv6-tap", "ipv4-packet", "ipv6-packet"],
 )
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     need_root("ping")

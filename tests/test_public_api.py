@@ -48,6 +48,7 @@ Dataplane
     neighbour(vni: int, address: str) -> dict[str, object] | None
     neighbours() -> Iterator[dict[str, object]]
     net_number(vni: int) -> int
+    property not_udp
     number_of(port: str) -> int
     offer(port: str, *frames: bytes, now_ns: int = 0) -> list[tuple[str, bytes]]
     place_names() -> dict[int, Place]
@@ -61,6 +62,7 @@ Dataplane
     set_cursor(service: str, address: str, port: int = 0) -> None
     set_mesh(**change: bool) -> None
     set_neighbour(vni: int, address: str, mac: str, place: str | None = None, *, router: bool = False) -> None
+    set_path_mtu(vtep: str, mtu: int | None) -> bool
     set_server(service: str, address: str, port: int = 0, **change: int) -> None
     set_station(vni: int, mac: str, *places: str) -> None
     property spec
@@ -152,6 +154,7 @@ LiveSpec
     device_address: tuple[str, ...] = ()
     spread: int = 16
     receive_buffer: int = 2097152
+    offload: bool = True
     cpu: int = -1
     busy_poll_us: int = 0
     drain_s: int = 0

@@ -27,8 +27,8 @@ from vxlanfast.addr import format_ip, mac_of_ip, parse_ip, parse_mac
 from vxlanfast.checks import station
 from vxlanfast.errors import SpecError, TableFullError
 from vxlanfast.mesh import MeshState, Translation
-from vxlanfast.node_spec import UNDERLAY, EndpointSpec, NetworkSpec, NodeSpec
-from vxlanfast.plane_stats import Drift, MeshCounts, NetworkTraffic, Place, PlaneStats, Traffic
+from vxlanfast.node_spec import UNDERLAY, EndpointSpec, NetworkSpec, NodeSpec, members_of, tunnel_len
+from vxlanfast.plane_stats import Drift, MeshCounts, NetworkTraffic, Place, PlaneStats, Traffic, authoritative
 from vxlanfast.spec import TunnelSpec, compile_tunnel
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class _Compiled:
 
     def __init__(self, spec: NodeSpec, mesh: MeshState) -> None:
         self.spec = spec
-        members = _members(spec)
+        members = members_of(spec)
         size = sum(len(n.ports) + 2 + n.several for n in spec.network) + SPARE_PLACES
         size += sum(map(len, members.values())) + sum(len(n.aliases) for n in spec.network)
         self.nets = NetTable(max(1, len(spec.network)), seed=spec.seed)
@@ -293,6 +293,15 @@ class _Compiled:
         self.fit.idents = other.fit.idents
         return self.fdb.adopt(other.fdb, dests, nets)
 
+    def set_path_mtu(self, vtep: str, mtu: int | None) -> bool:
+        """As the plane's; ``vtep`` in its canonical form."""
+        fits = self.spec.overlay_mtu(vtep)
+        if mtu is not None:
+            least = max(1, mtu - tunnel_len(vtep))
+            fits = min(fits, least) if fits else least
+        changed = [self.dests.set_mtu(self.places[place], fits) for place in self.peers if place[1] == vtep]
+        return any(changed)
+
     @property
     def fdb_owners(self) -> range:
         """The numbers that destinations may have."""
@@ -307,17 +316,6 @@ class _Compiled:
             for numbers, number in self.several.items()
         }
         return names
-
-
-def _members(spec: NodeSpec) -> dict[int, dict[str, bool]]:
-    """By VNI, the VTEPs that are let in, and whether they get what is flooded; with those that route to it."""
-    members = {network.vni: network.members for network in spec.network}
-    for networks in spec.domains.values():
-        everybody = {parse_ip(vtep): vtep for network in networks for vtep in network.members}
-        for network in networks:
-            own = {parse_ip(vtep) for vtep in network.members}
-            members[network.vni] |= {vtep: False for packed, vtep in everybody.items() if packed not in own}
-    return members
 
 
 def _compiled(spec: NodeSpec, mesh: MeshState) -> _Compiled:
@@ -370,6 +368,7 @@ class Dataplane:
         self._mesh.check(spec)
         self._now = _compiled(spec, self._mesh)
         self._mesh.reconcile(spec, self._now.mesh)
+        self._path_mtus: dict[str, int] = {}
         #: Sees every batch at each of STAGES while it is set; of a batch it may keep a copy, and change nothing.
         self.watch: Watcher | None = None
 
@@ -442,6 +441,8 @@ class Dataplane:
         """
         new = spec._take() if isinstance(spec, Prepared) else _compiled(spec, self._mesh)
         self._mesh.check(new.spec)
+        for vtep, mtu in self._path_mtus.items():
+            new.set_path_mtu(vtep, mtu)
         came = new.adopt(self._now)
         gone = {n.routed_with for n in self.spec.network} - {n.routed_with for n in new.spec.network}
         new.mesh.take_over(self._now.mesh)
@@ -449,6 +450,23 @@ class Dataplane:
         self._mesh.reconcile(new.spec, new.mesh)
         self._mesh.forget_domains(sorted(gone), new.mesh)
         return came
+
+    def set_path_mtu(self, vtep: str, mtu: int | None) -> bool:
+        """Bytes of IP packet that fit on the way to a VTEP, whatever spec is applied; None: the spec's alone says so.
+
+        What counts is the least of both. Returns whether that makes a difference now.
+        """
+        vtep = format_ip(parse_ip(vtep))
+        if mtu is None:
+            self._path_mtus.pop(vtep, None)
+        else:
+            self._path_mtus[vtep] = mtu
+        return self._now.set_path_mtu(vtep, mtu)
+
+    @property
+    def not_udp(self) -> int:
+        """Packets of the underlay so far that were IP and no UDP: ICMP is among them."""
+        return self._now.receive.not_udp
 
     def _net(self, vni: int) -> int:
         net = self._now.nets.find(vni) if 0 <= vni <= 0xFFFFFF else None
@@ -561,7 +579,8 @@ class Dataplane:
 
     def verify(self) -> Drift:
         """What the spec wants against what the tables hold: single entries may have been changed since."""
-        wanted, actual = (set(_authoritative(plane)) for plane in (Dataplane(self.spec), self))
+        planes = Dataplane(self.spec), self
+        wanted, actual = (set(authoritative(one.stations(), one.neighbours())) for one in planes)
         return Drift(tuple(sorted(wanted - actual)), tuple(sorted(actual - wanted)))
 
     def translations(self) -> dict[int, Translation]:
@@ -677,13 +696,3 @@ class Dataplane:
             )  # fmt: skip
 
         return account
-
-
-def _authoritative(plane: Dataplane) -> Iterator[str]:
-    """Set entries as one line each, in the words of ``bridge fdb`` and ``ip neigh``."""
-    for row in plane.stations():
-        if row["state"] == "static":
-            yield f"fdb {row['mac']} vni {row['vni']} at {row['place']}"
-    for row in plane.neighbours():
-        gateway = " gateway" if row["gateway"] else ""
-        yield f"neigh {row['address']} vni {row['vni']} lladdr {row['mac']} at {row['place'] or 'any'}{gateway}"

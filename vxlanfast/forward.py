@@ -12,12 +12,15 @@ from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.io.edge import LiveEdge
 from vxlanfast._ext.io.poller import Poller, live_batch
 from vxlanfast._ext.io.queue import QueueEdge
+from vxlanfast._ext.verdict import Verdict
 from vxlanfast.dataplane import Dataplane
 
 #: Between looks at timers, where no packet comes.
 TICK_MS = 250
 #: Lists of frames that may wait to be injected.
 INJECT_MAX = 1024
+#: Of packets that are no UDP, so many of a batch are looked at, so many bytes of each, and no other batch for so long.
+PUNT_MAX, PUNT_LEN, PUNT_NS = 8, 256, 5_000_000
 
 
 class Forwarder:
@@ -25,7 +28,8 @@ class Forwarder:
     whoever changes ports or edges does so while it is ``paused``.
 
     ``on_queue`` is called, in this thread and without the lock, with the port's name and (place it came from, frame) of
-    those that a QueueEdge took; ``on_broken`` with the ports whose edge a read ended; ``on_crash`` if the loop dies.
+    those that a QueueEdge took; ``on_punted`` with packets of the underlay that are no UDP; ``on_broken`` with the
+    ports whose edge a read ended; ``on_crash`` if the loop dies.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Forwarder:
         on_queue: Callable[[str, list[tuple[tuple[int, str], bytes]]], None] | None = None,
         on_broken: Callable[[list[tuple[int, LiveEdge]]], None] | None = None,
         on_crash: Callable[[BaseException], None] | None = None,
+        on_punted: Callable[[list[bytes]], None] | None = None,
     ) -> None:
         self.plane = plane
         self.lock = RLock()
@@ -50,6 +55,9 @@ class Forwarder:
         self._on_queue = on_queue
         self._on_broken = on_broken
         self._on_crash = on_crash
+        self._on_punted = on_punted
+        self._not_udp = 0
+        self._punted_ns = 0
         self._queues: dict[int, QueueEdge] = {}
         self._injected: deque[tuple[str, list[bytes]]] = deque()
         self._gate = RLock()  # held while anything is in hand, from before it is read until after it is sent
@@ -137,6 +145,8 @@ class Forwarder:
                 self.plane.process(batch)
                 self.poller.send(batch)
             self.batches += 1
+            if self.plane.not_udp != self._not_udp:
+                self._punt(batch, now_ns)
         if now_ns - self._ticked_ns >= TICK_MS * 1_000_000:
             self._ticked_ns = now_ns
             self._tick(now_ns)
@@ -165,6 +175,15 @@ class Forwarder:
             extra = self.plane.tick(now_ns)
             if len(extra):
                 self.poller.send(extra)
+
+    def _punt(self, batch: PacketBatch, now_ns: int) -> None:
+        """Packets of the underlay that are no UDP: a few, now and then, are looked at."""
+        self._not_udp = self.plane.not_udp
+        if self._on_punted is None or now_ns - self._punted_ns < PUNT_NS:
+            return
+        self._punted_ns = now_ns
+        rows = [i for i, verdict in enumerate(batch.verdict.tolist()) if verdict == Verdict.PUNT_NOT_UDP]
+        self._on_punted([bytes(batch.frame(i))[:PUNT_LEN] for i in rows[:PUNT_MAX]])
 
     def _hand_over(self) -> None:
         for port, queue in self._queues.items():

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from typing import TYPE_CHECKING, Any, Self
@@ -28,7 +28,7 @@ GSO_MOST = 524280  # GSO_MAX_SIZE of the kernel: 8 times 65,535
 _GSO_IPV4_MAX_SIZE = 63  # IFLA_GSO_IPV4_MAX_SIZE, of Linux 6.3; pyroute2 has no name for it
 _IFF_UP, _NODAD = 1, 2
 _MAIN, _BOOT, _UNIVERSE, _UNICAST = 254, 3, 0, 1  # of routes: table, protocol, scope, type
-_NUD_PERMANENT, _LINK = 0x80, 253  # of neighbours: state; of routes: scope
+_NUD_PERMANENT, _USE, _LINK = 0x80, 1, 253  # of neighbours: state, flag; of routes: scope
 _REACHED = ("REACHABLE", "STALE", "DELAY", "PROBE", "PERMANENT", "NOARP")
 
 
@@ -366,35 +366,61 @@ def _packed(address: str) -> str:
 
 def next_hop(address: str, namespace: Namespace = None) -> NextHop | None:
     """The way to an address, or None: no route. DeviceError: no such namespace."""
-    text = _packed(address)
+    return next_hops([address], namespace)[address]
+
+
+def next_hops(
+    addresses: Iterable[str], namespace: Namespace = None, *, look: bool = False
+) -> dict[str, NextHop | None]:
+    """The way to each address, or None: no route. ``look``: the kernel looks for MACs that it does not know, and makes
+    sure of those that it has not heard of lately, as far as it may be told to; the answers are there a little later.
+    DeviceError: no such namespace."""
+    with Netlink(namespace) as link:
+        devices = {found.index: found for found in _links(link)}
+        neighbours = {(m["ifindex"], m.get_attr("NDA_DST")): m for m in link.dump(netlink.GETNEIGH)}
+        asked: set[tuple[int, str]] = set()
+        return {address: _way(link, _packed(address), devices, neighbours, asked, look) for address in addresses}
+
+
+def _way(
+    link: Netlink, text: str, devices: Mapping[int, Link], neighbours: Mapping[tuple[int, str], Any],
+    asked: set[tuple[int, str]], look: bool,
+) -> NextHop | None:  # fmt: skip
     six = ":" in text
     fields = {"family": socket.AF_INET6 if six else socket.AF_INET, "dst_len": 128 if six else 32}
-    with Netlink(namespace) as link:
-        try:
-            route = link.get(netlink.GETROUTE, fields, {"RTA_DST": text}, what=f"route to {text}")
-        except DeviceError as error:
-            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
-                return None
-            raise
-        out = next((found for found in _links(link) if found.index == route.get_attr("RTA_OIF")), None)
-        if out is None:
+    try:
+        route = link.get(netlink.GETROUTE, fields, {"RTA_DST": text}, what=f"route to {text}")
+    except DeviceError as error:
+        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
             return None
-        gateway = route.get_attr("RTA_GATEWAY")
-        if gateway is None and (via := route.get_attr("RTA_VIA")) is not None:
-            gateway = via.get("addr")
-        metrics = route.get_attr("RTA_METRICS")
-        mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
-        mac = _mac_of(link, out.index, gateway or text)
-        return NextHop(out.name, gateway, mac, min(mtu or out.mtu, out.mtu), route.get_attr("RTA_PREFSRC"))
+        raise
+    out = devices.get(route.get_attr("RTA_OIF"))
+    if out is None:
+        return None
+    gateway = route.get_attr("RTA_GATEWAY")
+    if gateway is None and (via := route.get_attr("RTA_VIA")) is not None:
+        gateway = via.get("addr")
+    metrics = route.get_attr("RTA_METRICS")
+    mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
+    place = out.index, gateway or text
+    entry = neighbours.get(place)
+    row = {} if entry is None else neigh_row(entry, {})
+    mac = row.get("lladdr") if set(row.get("state", ())) & set(_REACHED) else None
+    if look and place not in asked and not set(row.get("state", ())) & {"REACHABLE", "PERMANENT", "NOARP"}:
+        asked.add(place)
+        _look(link, *place)
+    return NextHop(out.name, gateway, mac, min(mtu or out.mtu, out.mtu), route.get_attr("RTA_PREFSRC"))
 
 
-def _mac_of(link: Netlink, index: int, address: str) -> str | None:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    for message in link.dump(netlink.GETNEIGH, family=family):
-        if message["ifindex"] == index and message.get_attr("NDA_DST") == address:
-            row = neigh_row(message, {})
-            return row.get("lladdr") if set(row["state"]) & set(_REACHED) else None
-    return None
+def _look(link: Netlink, index: int, address: str) -> None:
+    """As ``ip neigh replace … use``: the kernel asks for a MAC, as if it had a packet for it."""
+    fields = {
+        "family": socket.AF_INET6 if ":" in address else socket.AF_INET, "ifindex": index, "state": 0, "flags": _USE,
+    }  # fmt: skip
+    with contextlib.suppress(DeviceError):  # not permitted, or the device is down
+        link.request(
+            netlink.NEWNEIGH, fields, {"NDA_DST": address}, what=address, flags=netlink.CREATE | netlink.REPLACE
+        )
 
 
 def mtu_towards(address: str, namespace: Namespace = None) -> int | None:

@@ -26,6 +26,7 @@ from vxlanfast.nameserver import NameServer
 from vxlanfast.node_spec import UNDERLAY, EndpointSpec, NetworkSpec, NodeSpec
 from vxlanfast.tap import GSO_MAX, Tap
 from vxlanfast.underlay import Underlay, open_underlay
+from vxlanfast.underlay_watch import UnderlayWatch
 from vxlanfast.upstream import Upstream, system_servers
 
 #: Seconds between tries to bring back a device that went, and between looks at timers.
@@ -79,6 +80,7 @@ class LiveNode:
         self.gone: dict[str, str] = {}  # ports whose device is not there, and why
         self.queues: dict[str, QueueEdge] = {}
         self.underlay: Underlay | None = None
+        self.watch: UnderlayWatch | None = None
         self.reloads = 0
         self.refused = 0
         self.failed: BaseException | None = None
@@ -87,7 +89,7 @@ class LiveNode:
         self._reloading = asyncio.Lock()
         self.forwarder = Forwarder(
             self.plane, cpu=spec.live.cpu, busy_poll_us=spec.live.busy_poll_us,
-            on_queue=self._queued, on_broken=self._broken, on_crash=self._crashed,
+            on_queue=self._queued, on_broken=self._broken, on_crash=self._crashed, on_punted=self._punted,
         )  # fmt: skip
 
     @property
@@ -104,7 +106,10 @@ class LiveNode:
         """Open everything, and forward. DeviceError: it cannot be had; nothing is left open then."""
         self._loop = asyncio.get_running_loop()
         try:
-            self.underlay = open_underlay(self.spec)
+            refused: list[str] = []
+            self.underlay = open_underlay(self.spec, refused)
+            for text in refused:
+                self.log.warning("underlay not had", reason=text)
             for text in self.underlay.warnings():
                 self.log.warning("underlay", reason=text)
             for port, tap in tap_specs(self.spec).items():
@@ -112,6 +117,13 @@ class LiveNode:
             self._name(self.spec)
             self._wire()
         except BaseException:
+            self._close_devices()
+            raise
+        self.watch = UnderlayWatch(self.plane, self.lock, self.underlay, self.log)
+        try:
+            await self.watch.start()
+        except BaseException:
+            await self.watch.close()
             self._close_devices()
             raise
         self.forwarder.start()
@@ -126,6 +138,8 @@ class LiveNode:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.watch is not None:
+            await self.watch.close()
         if self.names is not None:
             await self.names.stop()
         await asyncio.to_thread(self.forwarder.stop)
@@ -297,6 +311,8 @@ class LiveNode:
             for tap, _ in opened.values():
                 tap.close()
         self._configure_anew(before, spec)
+        if self.watch is not None:
+            self.watch.poke()
 
     def _may_become(self, spec: NodeSpec) -> None:
         """What cannot change under a running node."""
@@ -386,6 +402,11 @@ class LiveNode:
             if answers:
                 self.inject(port, answers)
 
+    def _punted(self, frames: list[bytes]) -> None:
+        """In the forwarding thread: ICMP of the underlay, and whatever else is no UDP."""
+        if self._loop is not None and self.watch is not None:
+            self._loop.call_soon_threadsafe(self.watch.punted, frames)
+
     def inject(self, port: str, frames: list[bytes]) -> None:
         """They enter the plane as if they had come by that port."""
         self.forwarder.inject(port, frames)
@@ -394,7 +415,7 @@ class LiveNode:
         """By port's name: rows, bytes and segments both ways, and what was lost."""
         out: dict[str, dict[str, int]] = {}
         if self.underlay is not None:
-            out[UNDERLAY] = self.underlay.counters()
+            out[UNDERLAY] = self.underlay.counters() | (self.watch.counters() if self.watch is not None else {})
         for port, edge in self.tap_edges.items():
             out[port] = edge.counters()
         return out

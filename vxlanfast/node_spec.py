@@ -328,6 +328,11 @@ def _check_subnets(networks: tuple[NetworkSpec, ...]) -> None:
             raise rule_error("subnet", str(other), rule)
 
 
+def tunnel_len(vtep: str) -> int:
+    """Bytes of IP packet in a tunnel to that VTEP that are in front of a frame's own IP packet."""
+    return 50 if len(parse_ip(vtep)) == 4 else 70
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSpec:
     """A node: its VTEP addresses (at most one of each family), its tunnels' settings, its networks.
@@ -532,7 +537,7 @@ class NodeSpec:
 
     def overlay_mtu(self, vtep: str) -> int:
         """Bytes of an untagged frame, Ethernet header aside, that fit in one packet to that VTEP; 0: any number."""
-        return max(0, self.mtu - (50 if len(parse_ip(vtep)) == 4 else 70))
+        return max(0, self.mtu - tunnel_len(vtep))
 
     @property
     def own_mac(self) -> bytes:
@@ -545,6 +550,17 @@ class NodeSpec:
         """Our address of the other's family."""
         size = len(parse_ip(other))
         return next(text for text in self.vtep if len(parse_ip(text)) == size)
+
+
+def members_of(spec: NodeSpec) -> dict[int, dict[str, bool]]:
+    """By VNI, the VTEPs that are let in, and whether they get what is flooded; with those that route to it."""
+    members = {network.vni: network.members for network in spec.network}
+    for networks in spec.domains.values():
+        everybody = {parse_ip(vtep): vtep for network in networks for vtep in network.members}
+        for network in networks:
+            own = {parse_ip(vtep) for vtep in network.members}
+            members[network.vni] |= {vtep: False for packed, vtep in everybody.items() if packed not in own}
+    return members
 
 
 _NESTED = {

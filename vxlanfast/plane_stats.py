@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from vxlanfast._ext.verdict import Rule, Verdict
 
@@ -107,3 +108,13 @@ class Drift:
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.unknown)
+
+
+def authoritative(stations: Iterable[Mapping[str, Any]], neighbours: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Set entries as one line each, in the words of ``bridge fdb`` and ``ip neigh``."""
+    for row in stations:
+        if row["state"] == "static":
+            yield f"fdb {row['mac']} vni {row['vni']} at {row['place']}"
+    for row in neighbours:
+        gateway = " gateway" if row["gateway"] else ""
+        yield f"neigh {row['address']} vni {row['vni']} lladdr {row['mac']} at {row['place'] or 'any'}{gateway}"

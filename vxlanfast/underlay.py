@@ -5,26 +5,30 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+import vxlanfast.links as links
 from vxlanfast._ext.io.edge import LiveEdge
 from vxlanfast._ext.io.tap import TapEdge
 from vxlanfast._ext.io.udp import UdpEdge
 from vxlanfast.addr import parse_ip, parse_mac
-from vxlanfast.errors import DeviceError
+from vxlanfast.errors import DeviceError, MissingLibraryError, VxlanFastError
 from vxlanfast.live_spec import LiveSpec
 from vxlanfast.node_spec import NodeSpec
 from vxlanfast.tap import GSO_MAX, Tap
+from vxlanfast.underlay_packet import NOTHING, PacketUnderlay, attach_filter, forwarding_of, forwards
 
 # Not in the socket module of Python 3.11 (include/uapi/linux/udp.h, in.h, in6.h, asm-generic/socket.h).
 UDP_SEGMENT, UDP_GRO = 103, 104
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2
-IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO = 23, 2
+IPV6_MTU_DISCOVER, IPV6_PMTUDISC_WANT, IPV6_PMTUDISC_DO = 23, 1, 2
+IP_RECVERR, IPV6_RECVERR = 11, 25
 SO_RCVBUFFORCE, SO_SNDBUFFORCE, SO_NO_CHECK = 33, 32, 11
-#: Bytes that may wait to be sent.
+#: Bytes that may wait to be sent, and of ICMP errors that wait to be read.
 SEND_BUFFER = 1 << 22
+ERROR_BUFFER = 1 << 15
 
 
 class Underlay(Protocol):
@@ -66,6 +70,7 @@ class SocketUnderlay:
         self.sockets: list[socket.socket] = []
         self.edges: list[UdpEdge] = []
         self.receivers: list[socket.socket] = []
+        self.senders: list[socket.socket] = []  # their error queues say what became of packets
         self.port = spec.port
         self.addresses = spec.vtep
         try:
@@ -82,9 +87,9 @@ class SocketUnderlay:
         receiver = self._bound(text, spec.port)
         self.receivers.append(receiver)
         set_buffer(receiver, socket.SO_RCVBUF, SO_RCVBUFFORCE, live.receive_buffer)
-        gro = True
+        gro = live.offload
         try:
-            receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+            receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, int(gro))
         except OSError:
             gro = False
         if len(packed) == 4:
@@ -92,18 +97,25 @@ class SocketUnderlay:
         else:
             receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         fan = []
-        gso = spec.udp_csum != "off"  # the kernel does not cut datagrams without a checksum
+        gso = live.offload and spec.udp_csum != "off"  # the kernel does not cut datagrams without a checksum
         for _ in range(live.spread):
             sender = self._bound(text, 0)
             fan.append(sender.fileno())
-            sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # nobody has to write to it
+            self.senders.append(sender)
+            attach_filter(sender, NOTHING)  # nobody has to write to it
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ERROR_BUFFER)
             set_buffer(sender, socket.SO_SNDBUF, SO_SNDBUFFORCE, SEND_BUFFER)
             if len(packed) == 4:
                 sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO if spec.df else IP_PMTUDISC_DONT)
                 sender.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, spec.ttl)
+                if spec.df:
+                    sender.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
                 if spec.udp_csum == "off":
                     sender.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
             else:
+                way = IPV6_PMTUDISC_DO if spec.df else IPV6_PMTUDISC_WANT
+                sender.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, way)
+                sender.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
                 sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, spec.ttl)
             try:
                 sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
@@ -129,9 +141,12 @@ class SocketUnderlay:
     def _cannot_bind(text: str, port: int, error: OSError) -> str:
         where = f"UDP {text} port {port}"
         if error.errno == errno.EADDRINUSE:
+            device = _vxlan_device(port)
+            if device is None:
+                return f"{where}: in use by another program; end that, or give the node another port"
             return (
-                f"{where}: in use, by another program or by a vxlan device of the kernel; give the node another port,"
-                ' delete that device, or take [live] underlay = "packet"'
+                f"{where}: in use by the kernel's vxlan device {device}; give the node another port, delete that device"
+                f' (ip link del {device}), or work beside it with [live] underlay = "packet"'
             )
         if error.errno == errno.EADDRNOTAVAIL:
             return f"{where}: no address of this machine has it: vtep in node.toml has to be one of its own"
@@ -174,6 +189,7 @@ class SocketUnderlay:
         for sock in self.sockets:
             sock.close()
         self.sockets.clear()
+        self.senders.clear()
 
 
 class TapUnderlay:
@@ -187,16 +203,14 @@ class TapUnderlay:
     kind = "tap"
 
     def __init__(self, spec: NodeSpec, live: LiveSpec) -> None:
-        from vxlanfast.links import configure, put_behind
-
         self.addresses = spec.vtep
         self.tap = Tap(live.device, attach=False, tunnel=True)
         try:
-            link = configure(
+            link = links.configure(
                 live.device, mtu=spec.mtu or 65535, addresses=live.device_address, gso_max=GSO_MAX, up=True
             )
             for text in spec.vtep:
-                put_behind(live.device, text, spec.own_mac.hex(":"))
+                links.put_behind(live.device, text, spec.own_mac.hex(":"))
             self.edges = [TapEdge(self.tap.fd, offload=True, macs=parse_mac(link.mac) + spec.own_mac)]
         except BaseException:
             self.tap.close()
@@ -208,13 +222,8 @@ class TapUnderlay:
 
     def warnings(self) -> list[str]:
         """What of the machine keeps it from working."""
-        out = []
-        for size, key in ((4, "ipv4/ip_forward"), (16, "ipv6/conf/all/forwarding")):
-            if any(len(parse_ip(text)) == size for text in self.addresses):
-                with suppress(OSError), open(f"/proc/sys/net/{key}") as file:
-                    if file.read().strip() == "0":
-                        out.append(f"net.{key.replace('/', '.')} = 0: the kernel forwards nothing to the VTEP")
-        return out
+        keys = dict.fromkeys(forwarding_of(text) for text in self.addresses if not forwards(text))
+        return [f"{key} = 0: the kernel forwards nothing to the VTEP" for key in keys]
 
     def counters(self) -> dict[str, int]:
         """Of its edge."""
@@ -225,11 +234,54 @@ class TapUnderlay:
         self.tap.close()
 
 
-def open_underlay(spec: NodeSpec) -> Underlay:
-    """The way to other hosts that the spec asks for. DeviceError: it cannot be had, and what would help."""
+def _vxlan_device(port: int) -> str | None:
+    """The kernel's, that has a port, as far as can be seen."""
+    try:
+        return links.port_in_use(port)
+    except VxlanFastError:
+        return None
+
+
+def _auto_tap(spec: NodeSpec, live: LiveSpec) -> Underlay:
+    """Where the VTEP can be behind a device: else it would come up, and carry nothing."""
+    for text in spec.vtep:
+        device = links.interface_of(text)
+        if device is not None:
+            raise DeviceError(f"VTEP {text}: device {device} has it; behind a TAP nobody may")
+        if not forwards(text):
+            raise DeviceError(f"{forwarding_of(text)} = 0: the kernel would forward nothing to the VTEP")
+    return TapUnderlay(spec, live)
+
+
+def _auto_packet(spec: NodeSpec, live: LiveSpec) -> Underlay:
+    """Beside a vxlan device of the kernel: another program that has the port would take the same packets."""
+    if _vxlan_device(spec.port) is None:
+        raise DeviceError(f"UDP port {spec.port}: no vxlan device of the kernel has it: there is nothing to be beside")
+    return PacketUnderlay(spec, live)
+
+
+def open_underlay(spec: NodeSpec, refused: list[str] | None = None) -> Underlay:
+    """The way to other hosts that the spec asks for; "auto": the first that can be had of sockets, a TAP with tunnel
+    offloads and a packet socket, and ``refused`` gets why not the others. DeviceError: it cannot be had, and what would
+    help."""
     kind = spec.live.underlay
-    if kind in ("auto", "socket"):
-        return SocketUnderlay(spec, spec.live)
-    if kind == "tap":
-        return TapUnderlay(spec, spec.live)
-    raise DeviceError(f"underlay {kind!r}: take \"socket\" or \"tap\"")
+    if kind != "auto":
+        return _WAYS[kind](spec, spec.live)
+    reasons: list[str] = []
+    last: int | None = None
+    for name, way in _AUTO.items():
+        try:
+            found = way(spec, spec.live)
+        except (DeviceError, MissingLibraryError) as error:
+            reasons.append(f"{name}: {error}")
+            last = last or getattr(error, "errno", None)
+            continue
+        if refused is not None:
+            refused.extend(reasons)
+        return found
+    raise DeviceError(f"no underlay: {'; '.join(reasons)}", errno=last)
+
+
+_Way = Callable[[NodeSpec, LiveSpec], Underlay]
+_WAYS: dict[str, _Way] = {"socket": SocketUnderlay, "tap": TapUnderlay, "packet": PacketUnderlay}
+_AUTO: dict[str, _Way] = {"socket": SocketUnderlay, "tap": _auto_tap, "packet": _auto_packet}

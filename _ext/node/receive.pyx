@@ -14,7 +14,7 @@ from vxlanfast._ext.table.hash cimport prefetch
 from vxlanfast._ext.table.net cimport NET_GBP, NET_NONE, NET_TAGS, Net, NetTable, net_find
 from vxlanfast._ext.verdict cimport (
     Verdict, PASS, DROP_ECN, DROP_INNER_HEADER, DROP_INNER_SOURCE, DROP_NO_VNI, DROP_TRUNCATED, PUNT_GPE, DROP_INNER_TAG, DROP_INNER_RUNT, DROP_NOT_ETHERNET,
-    DROP_PORT_UNKNOWN, DROP_RESERVED, DROP_VNI_UNKNOWN, DROP_VTEP_OTHER, DROP_VTEP_UNKNOWN, RULE_NONE,
+    DROP_PORT_UNKNOWN, DROP_RESERVED, DROP_VNI_UNKNOWN, DROP_VTEP_OTHER, DROP_VTEP_UNKNOWN, PUNT_NOT_UDP, RULE_NONE,
     VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.ecn cimport ECN_DROP, ECN_MASK, ecn_decap, ecn_set4, ecn_set6
@@ -291,6 +291,11 @@ cdef class Receive:
         with nogil:
             self.receive_rows(&batch.c)
         return batch
+
+    @property
+    def not_udp(self):
+        """Rows that were IP and no UDP so far: ICMP of the underlay is among them."""
+        return self.counts[<uint8_t>PUNT_NOT_UDP]
 
     def counters(self):
         """Rows by verdict since the start: ``{Verdict: rows}`` of those that occur."""

@@ -121,6 +121,15 @@ cdef class DestTable:
         self.slots[at] = number + 1
         return number
 
+    def set_mtu(self, uint32_t peer, uint32_t mtu):
+        """As ``mtu`` of ``add_peer``, from now on; whether it was another."""
+        if peer >= self.size or self.dests[peer].kind != DEST_PEER:
+            raise ValueError(f"destination {peer}: no peer")
+        if self.dests[peer].mtu == mtu:
+            return False
+        self.dests[peer].mtu = mtu
+        return True
+
     def find_peer(self, uint16_t net, addr):
         """The number of a peer, or None."""
         cdef uint8_t key[16]

@@ -1,0 +1,9 @@
+from typing import Self
+
+from vxlanfast._ext.io.edge import LiveEdge
+
+class EtherEdge(LiveEdge):
+    def __new__(cls, fd: int, *, port: int, gso: bool = True) -> Self: ...
+    def set_hops(self, hops: dict[bytes, bytes]) -> None: ...
+    @property
+    def gso(self) -> bool: ...
