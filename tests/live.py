@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,15 @@ def until(what: str, check: Callable[[], Any], seconds: float = PATIENCE_S) -> A
 
 
 def run(
-    namespace: str, *command: object, timeout: float = PATIENCE_S, check: bool = True
+    namespace: str,
+    *command: object,
+    timeout: float = PATIENCE_S,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """A program in a namespace, to its end."""
-    env = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+    """A program in a namespace, to its end. Of others, unless it is given an environment."""
+    if env is None:
+        env = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
     done = subprocess.run(
         ["ip", "netns", "exec", namespace, *map(str, command)],
         capture_output=True,
@@ -144,6 +150,11 @@ class Node:
         """Its exit code."""
         assert self.process is not None
         return end(self.process)
+
+    def show(self, *tables: str) -> Any:
+        """What ``vxlanfast show -j`` says of it."""
+        command = (PYTHON, "-m", "vxlanfast", "show", "-j", "--socket", self.control, *tables)
+        return json.loads(run(self.namespace, *command, env=VERBS_ENV).stdout)
 
     def kill(self) -> None:
         """No time for anything."""

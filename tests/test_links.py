@@ -76,6 +76,11 @@ def test_configure(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> No
     assert known >= {("10.0.9.1", 24), ("2001:db8:9::1", 64), ("10.0.8.1", 32)}
     assert [route["gateway"] for route in shown(a, "route", "show", "default")] == ["10.0.9.254"]
     assert [route["gateway"] for route in shown(a, "-6", "route", "show", "default")] == ["2001:db8:9::fe"]
+    links.undo("v0", namespace=a, addresses=("10.0.9.1/24", "2001:db8:9::1/64", "10.0.7.1/24"), gateway="10.0.9.254")
+    links.undo("v0", namespace=a, gateway=("10.0.9.254", "2001:db8:9::fe"))
+    (row,) = shown(a, "addr", "show", "v0")
+    assert {entry["local"] for entry in row["addr_info"] if entry["scope"] == "global"} == {"10.0.8.1"}
+    assert not shown(a, "route", "show", "default") and not shown(a, "-6", "route", "show", "default")
     assert links.find("v0", a) is not None and links.exists("v0", a) and not links.exists("v9", a)
     assert not links.configure("v0", namespace=a, up=False).up and not links.configure("v0", namespace=a, up=None).up
     assert links.delete("v0", a) and not links.delete("v0", a) and not links.exists("v1", a)

@@ -11,7 +11,7 @@ import pytest
 from tests.lab import ip, namespaces, need_root
 from tests.live import Node, address, hub, kernel_peer, ping, run, until
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.live]
 
 VNI = 42
 MTU = {4: 1450, 6: 1430}

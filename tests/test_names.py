@@ -213,6 +213,10 @@ def test_a_new_spec_is_followed() -> None:
     spec = node.spec
     node.apply(replace(spec, service=spec.service[1:]))
     assert said(names, "shop", "back") is None and said(names, "rr", "back") == {"10.0.9.4", "10.0.9.5"}
+    names.prepare(spec)  # a spec that comes later
+    assert said(names, "shop", "back") is None
+    node.apply(spec)
+    assert said(names, "shop", "back") == {"10.0.9.100"}
 
 
 @pytest.mark.parametrize(("address", "networks", "name"), [

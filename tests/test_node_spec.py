@@ -195,7 +195,17 @@ def test_the_readmes_node() -> None:
     example = text[text.index("```toml\n") + 8 :]
     spec = vf.parse_spec(example[: example.index("```")])
     assert spec.network[0].members == {"192.0.2.2": True}
-    assert vf.Dataplane(spec).ports == {"underlay": 0, "veth1": 1, "eth0": 2}
+    assert vf.Dataplane(spec).ports == {"underlay": 0, "veth1": 1, "resolver:web": 2, "eth0": 3}
     assert [(one.address, one.port, one.weight) for one in spec.service[0].server] == [
         ("10.0.9.3", 8080, 2), ("10.0.9.4", 0, 1)
     ]  # fmt: skip
+
+
+def test_a_taps_route() -> None:
+    """A network's routes are tables, a TAP's is a choice: each is read as what it is where it stands."""
+    text = '[node]\nvtep = "192.0.2.1"\n[live]\n[[live.tap]]\nport = "p"\nroute = true\n'
+    text += '[[network]]\nname = "w"\nvni = 1\nsubnet = "10.0.9.0/24"\ngateway = "10.0.9.1"\n'
+    text += '[[network.endpoint]]\nport = "p"\nip = "10.0.9.2"\n[[network.route]]\nto = "0.0.0.0/0"\nvia = "10.0.9.2"\n'
+    spec = vf.parse_spec(text)
+    assert spec.live.tap[0].route and spec.network[0].route[0].via == "10.0.9.2"
+    assert vf.parse_spec(vf.to_toml(spec)) == spec

@@ -154,6 +154,7 @@ LiveSpec
     device_address: tuple[str, ...] = ()
     spread: int = 16
     receive_buffer: int = 2097152
+    offload: bool = True
     cpu: int = -1
     busy_poll_us: int = 0
     drain_s: int = 0

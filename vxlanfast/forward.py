@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
-from threading import RLock, Thread
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Lock, RLock, Thread
 
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.io.edge import LiveEdge
@@ -24,7 +24,8 @@ PUNT_MAX, PUNT_LEN, PUNT_NS = 8, 256, 5_000_000
 
 
 class Forwarder:
-    """Owns the loop, not the edges. ``lock`` is held while a batch is worked on: whoever touches the plane takes it.
+    """Owns the loop, not the edges. ``lock`` is held while a batch is worked on: whoever touches the plane takes it;
+    whoever changes ports or edges does so while it is ``paused``.
 
     ``on_queue`` is called, in this thread and without the lock, with the port's name and (place it came from, frame) of
     those that a QueueEdge took; ``on_punted`` with packets of the underlay that are no UDP; ``on_broken`` with the
@@ -58,7 +59,13 @@ class Forwarder:
         self._not_udp = 0
         self._punted_ns = 0
         self._queues: dict[int, QueueEdge] = {}
-        self._injected: deque[tuple[int, list[bytes]]] = deque()
+        self._injected: deque[tuple[str, list[bytes]]] = deque()
+        self._gate = RLock()  # held while anything is in hand, from before it is read until after it is sent
+        self._pausing = Lock()
+        self._pauses = 0
+        self._on = Event()
+        self._on.set()
+        self._ticked_ns = 0
         self._stopping = False
         self._thread = Thread(target=self._main, name="forward", daemon=True)
 
@@ -69,13 +76,31 @@ class Forwarder:
     def stop(self) -> None:
         """End behind the batch in hand, and wait for it."""
         self._stopping = True
+        self._on.set()
         self.poller.wake()
         if self._thread.is_alive():
             self._thread.join()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is in hand, no edge is read, and ``lock`` is held: ports may get other numbers, edges may go. Packets
+        wait meanwhile. May be nested; not to be entered with ``lock`` held, which the thread may be waiting for."""
+        with self._pausing:
+            self._pauses += 1
+            self._on.clear()
+        self.poller.wake()
+        try:
+            with self._gate, self.lock:
+                yield
+        finally:
+            with self._pausing:
+                self._pauses -= 1
+                if not self._pauses:
+                    self._on.set()
+
     def set_edges(self, edges: list[tuple[int, LiveEdge, bool]]) -> None:
         """What packets come and go by: (port number, edge, whether it is sent by). Replaces all that were there."""
-        with self.lock:
+        with self.paused():
             self.poller.clear()
             self._queues = {}
             for port, edge, sends in edges:
@@ -84,8 +109,9 @@ class Forwarder:
                 self.poller.add(port, edge, send=sends)
         self.poller.wake()
 
-    def inject(self, port: int, frames: list[bytes]) -> None:
-        """They enter the plane as if they had come by that port. Thread-safe; too many are dropped and counted."""
+    def inject(self, port: str, frames: list[bytes]) -> None:
+        """They enter the plane as if they had come by that port. Thread-safe; too many are dropped and counted, and so
+        are those of a port that there is not."""
         if len(self._injected) >= INJECT_MAX:
             self.inject_drops += len(frames)
             return
@@ -104,30 +130,43 @@ class Forwarder:
             self._on_crash(error)
 
     def _loop(self) -> None:
-        batch, poller, lock = live_batch(), self.poller, self.lock
-        ticked = 0
+        batch = live_batch()
         while not self._stopping:
-            rows, now_ns, failed = poller.wait(batch, TICK_MS, self.busy_poll_us)
-            self.now_ns = now_ns
-            if rows:
-                with lock:
-                    self.plane.process(batch)
-                    poller.send(batch)
-                self.batches += 1
-                if self.plane.not_udp != self._not_udp:
-                    self._punt(batch, now_ns)
-            if now_ns - ticked >= TICK_MS * 1_000_000:
-                ticked = now_ns
-                self._tick(now_ns)
+            self._on.wait()
+            with self._gate:
+                self._turn(batch)
+
+    def _turn(self, batch: PacketBatch) -> None:
+        """Once round: all that is taken in hand is out of it behind this."""
+        rows, now_ns, failed = self.poller.wait(batch, TICK_MS, self.busy_poll_us)
+        self.now_ns = now_ns
+        if rows:
+            with self.lock:
+                self.plane.process(batch)
+                self.poller.send(batch)
+            self.batches += 1
+            if self.plane.not_udp != self._not_udp:
+                self._punt(batch, now_ns)
+        if now_ns - self._ticked_ns >= TICK_MS * 1_000_000:
+            self._ticked_ns = now_ns
+            self._tick(now_ns)
+        if self._injected:
+            self._take_injected(now_ns)
+        if self._queues:
+            self._hand_over()
+        if failed and self._on_broken is not None:
+            self._on_broken(self.poller.broken())
+
+    def _take_injected(self, now_ns: int) -> None:
+        with self.lock:
+            numbers = self.plane.ports
             while self._injected:
                 port, frames = self._injected.popleft()
-                with lock:
-                    extra = PacketBatch.from_frames(frames, ts_ns=now_ns, port_in=port)
-                    poller.send(self.plane.process(extra))
-            if self._queues:
-                self._hand_over()
-            if failed and self._on_broken is not None:
-                self._on_broken(poller.broken())
+                if port not in numbers:
+                    self.inject_drops += len(frames)
+                    continue
+                extra = PacketBatch.from_frames(frames, ts_ns=now_ns, port_in=numbers[port])
+                self.poller.send(self.plane.process(extra))
 
     def _tick(self, now_ns: int) -> None:
         """Timers of connections, where packets do not drive them."""

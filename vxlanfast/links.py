@@ -297,6 +297,34 @@ def _add_default(link: Netlink, index: int, gateway: str, where: str) -> None:
         raise
 
 
+def undo(
+    name: str, *, namespace: Namespace = None, addresses: Sequence[str] = (), gateway: str | Sequence[str] | None = None
+) -> None:
+    """Take from a device what ``configure`` gave it: addresses with their prefix lengths, default routes. What is not
+    there is no error. DeviceError: no such device, the kernel refuses."""
+    interfaces = [_interface(text) for text in addresses]
+    ways = _gateways(gateway)
+    with Netlink(namespace) as link:
+        found, where = _named(link, name), _where(name, namespace)
+        todo: list[tuple[int, dict[str, Any], dict[str, Any], str]] = []
+        for way in ways:
+            family = socket.AF_INET6 if ip_address(way).version == 6 else socket.AF_INET
+            fields = {"family": family, "table": _MAIN, "scope": _UNIVERSE, "type": _UNICAST}
+            attributes = {"RTA_GATEWAY": way, "RTA_OIF": found.index}
+            todo.append((netlink.DELROUTE, fields, attributes, f"{where}: gateway {way}"))
+        for interface in interfaces:
+            family = socket.AF_INET6 if interface.version == 6 else socket.AF_INET
+            fields = {"family": family, "prefixlen": interface.network.prefixlen, "index": found.index}
+            text = str(interface.ip)
+            todo.append((netlink.DELADDR, fields, {"IFA_LOCAL": text, "IFA_ADDRESS": text}, f"{where}: address {text}"))
+        for kind, fields, attributes, what in todo:
+            try:
+                link.request(kind, fields, attributes, what=what)
+            except DeviceError as error:
+                if error.errno not in (errno.ESRCH, errno.EADDRNOTAVAIL):
+                    raise
+
+
 def put_behind(name: str, address: str, mac: str, namespace: Namespace = None) -> None:
     """A host behind a device that answers no ARP: its MAC for good, and the route to it, be it in a subnet or not."""
     packed = ip_address(address)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from threading import RLock
+from typing import Any
 
 from vxlanfast._ext.io.edge import LiveEdge
 from vxlanfast._ext.io.queue import QueueEdge
@@ -30,6 +32,8 @@ from vxlanfast.upstream import Upstream, system_servers
 #: Seconds between tries to bring back a device that went, and between looks at timers.
 RETRY_S = 1.0
 TICK_S = 0.25
+#: Handfuls of questions that may wait to be answered.
+ASKED_MAX = 16
 
 
 
@@ -68,6 +72,8 @@ class LiveNode:
             spec = self.kernel.snapshot(spec)
         self.plane = Dataplane(spec)
         self.names: NameServer | None = None
+        self.names_dropped = 0
+        self._asked = 0
         self.started_ns = time.monotonic_ns()
         self.taps: dict[str, Tap] = {}
         self.tap_edges: dict[str, TapEdge] = {}
@@ -179,13 +185,7 @@ class LiveNode:
     def _configure(self, port: str, tap: TapSpec, spec: NodeSpec) -> None:
         from vxlanfast.links import configure
 
-        network, endpoint = _endpoint_of(spec, port)
-        address = endpoint.address
-        configure(
-            tap.device, namespace=tap.namespace or None, mac=None if address is None else address.hex(":"),
-            mtu=tap.mtu or device_mtu(spec), addresses=tap.address or _addresses(network, endpoint),
-            gateway=_gateway(network, endpoint) if tap.route else None, gso_max=GSO_MAX,
-        )  # fmt: skip
+        configure(tap.device, namespace=tap.namespace or None, gso_max=GSO_MAX, **_settings(port, tap, spec))
 
     def _wire(self) -> None:
         """The forwarder's edges, by the numbers that the plane has now."""
@@ -211,18 +211,23 @@ class LiveNode:
         for _, edge in edges:
             for port, one in list(self.tap_edges.items()):
                 if one is edge:
-                    why = os.strerror(edge.broken)
-                    self.log.warning("device gone", port=port, device=self.taps[port].name, reason=why)
-                    self.forwarder.poller.remove(edge)
-                    with self.forwarder.lock:
-                        self.taps.pop(port).close()
-                        del self.tap_edges[port]
-                    self.gone[port] = why
+                    self._lose_tap(port, os.strerror(edge.broken))
+
+    def _lose_tap(self, port: str, why: str) -> None:
+        self.log.warning("device gone", port=port, device=self.taps[port].name, reason=why)
+        with self.forwarder.paused():
+            self.forwarder.poller.remove(self.tap_edges[port])
+            self.taps.pop(port).close()
+            del self.tap_edges[port]
+        self.gone[port] = why
 
     async def _retry_for_ever(self) -> None:
         """What is gone is made again, as soon as that can be."""
         while True:
             await asyncio.sleep(RETRY_S)
+            for port, device in list(self.taps.items()):
+                if device.astray():
+                    self._lose_tap(port, f"namespace {device.namespace}: it is gone, or another one now")
             back = []
             for port in list(self.gone):
                 tap = tap_specs(self.spec).get(port)
@@ -231,7 +236,7 @@ class LiveNode:
                     continue
                 try:
                     self._open_tap(port, tap, self.spec)
-                except VxlanFastError as error:
+                except (VxlanFastError, OSError) as error:
                     if self.gone[port] != str(error):
                         self.gone[port] = str(error)
                         self.log.warning("device still gone", port=port, reason=str(error))
@@ -289,14 +294,23 @@ class LiveNode:
 
     async def _apply(self, spec: NodeSpec) -> None:
         prepared = await asyncio.to_thread(self.plane.prepare, spec)
-        opened = self._open_new(spec)
-        with self.lock:
-            self.plane.apply(prepared)
-            for port, (tap, edge) in opened.items():
-                self.taps[port], self.tap_edges[port] = tap, edge
-            self._close_old(spec)
-            self._name(spec)
-            self._wire()
+        if self.names is not None:
+            await asyncio.to_thread(self.names.prepare, spec)
+        before, opened = self.spec, self._open_new(spec)
+        try:
+            with self.forwarder.paused():  # ports get other numbers, and what is in hand has the old ones
+                self.plane.apply(prepared)
+                self._close_old(spec, opened)
+                for port, (tap, edge) in opened.items():
+                    self.taps[port], self.tap_edges[port] = tap, edge
+                    self.gone.pop(port, None)
+                opened = {}
+                self._name(spec)
+                self._wire()
+        finally:
+            for tap, _ in opened.values():
+                tap.close()
+        self._configure_anew(before, spec)
         if self.watch is not None:
             self.watch.poke()
 
@@ -306,20 +320,26 @@ class LiveNode:
         for key in ("vtep", "port"):
             if getattr(spec, key) != getattr(old, key):
                 raise SpecError(f"{key} = {getattr(spec, key)!r}: it cannot change while the node runs: start it anew")
+        taps = tap_specs(old)
+        for port, tap in tap_specs(spec).items():
+            was = taps.get(port, tap)
+            same_device = (was.device, was.namespace) == (tap.device, tap.namespace)
+            if same_device and (was.attach, was.offload) != (tap.attach, tap.offload):
+                raise SpecError(f"[[live.tap]] {port}: attach, offload cannot change while the node has the device")
         same = replace(spec.live, tap=(), metrics="", upstream=(), drain_s=0)
         if same != replace(old.live, tap=(), metrics="", upstream=(), drain_s=0):
             raise SpecError("[live]: underlay, device, cpu, control cannot change while the node runs: start it anew")
 
     def _open_new(self, spec: NodeSpec) -> dict[str, tuple[Tap, TapEdge]]:
-        """Devices of ports that are new, or another one now. Nothing is left open where one fails."""
+        """Devices of ports that are new, or another one now. Nothing is left open where one fails. One that is gone
+        may stay so: it is tried again later."""
         old = tap_specs(self.spec)
         opened: dict[str, tuple[Tap, TapEdge]] = {}
         try:
             for port, tap in tap_specs(spec).items():
-                if port in self.taps and old.get(port) == tap:
-                    continue
-                if port in self.taps and (old[port].device, old[port].namespace) == (tap.device, tap.namespace):
-                    continue  # the same device: it is configured below
+                there = port in self.taps or port in self.gone
+                if there and (old[port].device, old[port].namespace) == (tap.device, tap.namespace):
+                    continue  # the same device: it is configured when it is all over
                 before = self.taps.pop(port, None), self.tap_edges.pop(port, None)
                 try:
                     self._open_tap(port, tap, spec)
@@ -333,18 +353,47 @@ class LiveNode:
             raise
         return opened
 
-    def _close_old(self, spec: NodeSpec) -> None:
+    def _close_old(self, spec: NodeSpec, opened: Mapping[str, object]) -> None:
+        """Devices that are not wanted any more, or that another one (of ``opened``) takes the place of."""
         wanted = tap_specs(spec)
-        for port in [port for port in self.taps if port not in wanted]:
+        for port in [port for port in self.taps if port not in wanted or port in opened]:
             self.forwarder.poller.remove(self.tap_edges.pop(port))
             self.taps.pop(port).close()
         for port in [port for port in self.gone if port not in wanted]:
             del self.gone[port]
 
+    def _configure_anew(self, before: NodeSpec, spec: NodeSpec) -> None:
+        """Devices that stay, and are to be otherwise than they were."""
+        from vxlanfast.links import undo
+
+        old = tap_specs(before)
+        for port, tap in tap_specs(spec).items():
+            if tap.attach or port not in self.taps or port not in old or old[port].device != tap.device:
+                continue
+            had, wanted = _settings(port, old[port], before), _settings(port, tap, spec)
+            if had == wanted:
+                continue
+            try:
+                gone = [text for text in had["addresses"] if text not in wanted["addresses"]]
+                ways = [text for text in had["gateway"] if text not in wanted["gateway"]]
+                undo(tap.device, namespace=tap.namespace or None, addresses=gone, gateway=ways)
+                self._configure(port, tap, spec)
+            except VxlanFastError as error:
+                self.log.warning("device not as wanted", port=port, device=tap.device, reason=str(error))
+
     # Frames that end here.
 
     def _queued(self, port: str, frames: list[tuple[tuple[int, str], bytes]]) -> None:
-        """In the forwarding thread: questions of names, and their answers."""
+        """In the forwarding thread: questions of names are the event loop's, and no more than it has time for."""
+        if self._loop is None or self._asked >= ASKED_MAX:
+            self.names_dropped += len(frames)
+            return
+        self._asked += 1
+        with suppress(RuntimeError):  # the loop is closed: this node ends
+            self._loop.call_soon_threadsafe(self._answer, port, frames)
+
+    def _answer(self, port: str, frames: list[tuple[tuple[int, str], bytes]]) -> None:
+        self._asked -= 1
         if self.names is None:
             return
         ours, now_ns = self.plane.ports, time.monotonic_ns()
@@ -360,9 +409,7 @@ class LiveNode:
 
     def inject(self, port: str, frames: list[bytes]) -> None:
         """They enter the plane as if they had come by that port."""
-        number = self.plane.ports.get(port)
-        if number is not None:
-            self.forwarder.inject(number, frames)
+        self.forwarder.inject(port, frames)
 
     def io_counters(self) -> dict[str, dict[str, int]]:
         """By port's name: rows, bytes and segments both ways, and what was lost."""
@@ -383,6 +430,17 @@ def _endpoint_of(spec: NodeSpec, port: str) -> tuple[NetworkSpec, EndpointSpec]:
     raise SpecError(f"port {port!r}: no endpoint has it")
 
 
+def _settings(port: str, tap: TapSpec, spec: NodeSpec) -> dict[str, Any]:
+    """How the device of a port is to be."""
+    network, endpoint = _endpoint_of(spec, port)
+    address = endpoint.address
+    return {
+        "mac": None if address is None else address.hex(":"), "mtu": tap.mtu or device_mtu(spec),
+        "addresses": tap.address or _addresses(network, endpoint),
+        "gateway": _gateways(network, endpoint) if tap.route else [],
+    }  # fmt: skip
+
+
 def _addresses(network: NetworkSpec, endpoint: EndpointSpec) -> tuple[str, ...]:
     """An endpoint's addresses with the prefix of their subnet, or as a host where there is none."""
     out = []
@@ -393,9 +451,11 @@ def _addresses(network: NetworkSpec, endpoint: EndpointSpec) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _gateway(network: NetworkSpec, endpoint: EndpointSpec) -> str | None:
+def _gateways(network: NetworkSpec, endpoint: EndpointSpec) -> list[str]:
+    """The network's first gateway of each family that an endpoint has addresses of."""
     sizes = {len(parse_ip(text)) for text in endpoint.ip}
-    return next((text for text in network.gateway if len(parse_ip(text)) in sizes), None)
+    first = {len(parse_ip(text)): text for text in reversed(network.gateway)}
+    return [text for size, text in first.items() if size in sizes]
 
 
 def device_mtu(spec: NodeSpec) -> int:

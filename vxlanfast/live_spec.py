@@ -63,8 +63,9 @@ class LiveSpec:
     ``underlay``: "socket" (UDP sockets at the VTEP's address, no privilege needed), "tap" (a TAP device ``device``
     with tunnel offloads, the kernel routes beyond it by ``device_address``, its own address there), "packet" (a packet
     socket on the interface ``device``, by default the one that has the VTEP's address: beside whatever has the port),
-    "auto": the first of them that can be had. ``spread``: source ports that flows are spread over
-    with sockets. ``receive_buffer``: bytes that wait in front of a busy node.
+    "auto": the first of them that can be had. ``spread``: source ports that flows are spread over with sockets.
+    ``receive_buffer``: bytes that wait in front of a busy node. ``offload``: sockets take and give many datagrams as
+    one where the kernel has that (UDP_SEGMENT, UDP_GRO).
 
     ``cpu``: the core that forwards, -1 for any. ``busy_poll_us``: look for packets so long before sleeping.
     ``drain_s``: at the end, open connections may go on so long. ``control``: path of the control socket ("": the
@@ -77,6 +78,7 @@ class LiveSpec:
     device_address: tuple[str, ...] = ()
     spread: int = 16
     receive_buffer: int = 1 << 21
+    offload: bool = True
     cpu: int = -1
     busy_poll_us: int = 0
     drain_s: int = 0
@@ -91,6 +93,8 @@ class LiveSpec:
         device_name("device", self.device)
         among("spread", self.spread, 1, 64)
         among("receive_buffer", self.receive_buffer, 1 << 12, 1 << 30)
+        if not self.offload and self.underlay == "tap":
+            raise rule_error("offload", self.offload, 'underlay "tap" is there for its offloads: take "socket"')
         among("cpu", self.cpu, -1, 4095)
         among("busy_poll_us", self.busy_poll_us, 0, 1_000_000)
         among("drain_s", self.drain_s, 0, 3600)

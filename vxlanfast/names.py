@@ -39,7 +39,7 @@ class _Zone:
     """The names of one network (of all networks of that name), small letters."""
 
     name: str
-    rank: tuple[bool, bool, bool]
+    rank: tuple[bool, bool, bool, int]
     internal: bool
     services: dict[str, list[ServiceSpec]] = field(default_factory=dict)  # those that have a virtual address there
     homes: dict[str, list[ServiceSpec]] = field(default_factory=dict)  # those whose servers are there
@@ -58,31 +58,35 @@ class _Index:
     def __init__(self, spec: NodeSpec) -> None:
         self.spec = spec
         self.zones: dict[str, _Zone] = {}
-        self.by_port: dict[str, NetworkSpec] = {}
+        self.by_port: dict[str, tuple[str, list[EndpointSpec]]] = {}  # its network, and who is behind it
+        self.known: set[str] = set()
         self.ports_of: dict[str, set[str]] = {}  # a client's name: networks in which it is behind a port of ours
         self.subnets: list[IPv4Network | IPv6Network] = []
         for network in spec.network:
             self.add_network(network)
         for service in spec.service:
             self.add_service(service)
-        self.suffixes = [tuple(name.split(".")) for name in self.zones]
 
     def add_network(self, network: NetworkSpec) -> None:
-        rank = network.lan, network.guard, network.internal
+        rank = network.lan, network.guard, network.internal, len(self.zones)
         zone = self.zones.setdefault(network.name.lower(), _Zone(network.name, rank, network.internal))
         self.subnets += map(ip_network, network.subnet)
         for port in network.ports:
-            self.by_port[port] = network
+            self.by_port[port] = network.name.lower(), []
         for endpoint in network.endpoint:
+            if endpoint.port is not None:
+                self.by_port[endpoint.port][1].append(endpoint)
             if endpoint.name and endpoint.port is not None:
                 self.ports_of.setdefault(endpoint.name, set()).add(network.name.lower())
             for name in dict.fromkeys(text.lower() for text in (endpoint.name, *endpoint.aliases) if text):
                 zone.endpoints.setdefault(name, []).append(endpoint)
+                self.known.add(name)
             if endpoint.name:
                 zone.called.update({parse_ip(text): endpoint.name for text in endpoint.ip})
 
     def add_service(self, service: ServiceSpec) -> None:
         names = _names_of(service)
+        self.known |= names
         for network in dict.fromkeys(virtual.network.lower() for virtual in service.virtual):
             for name in names:
                 self.zones[network].services.setdefault(name, []).append(service)
@@ -106,12 +110,18 @@ class Names:
     def __init__(self, plane: Dataplane, *, empty: bool = True) -> None:
         self._plane = plane
         self._empty = empty
-        self._index = _Index(plane.spec)
+        self._index = self._next = _Index(plane.spec)
+
+    def prepare(self, spec: NodeSpec) -> None:
+        """Make the index of a spec that the plane will have soon; without the lock, as it may take a while."""
+        self._next = _Index(spec)
 
     @property
     def _now(self) -> _Index:
-        if self._index.spec is not self._plane.spec:
-            self._index = _Index(self._plane.spec)
+        spec = self._plane.spec
+        if self._index.spec is not spec:
+            self._index = self._next if self._next.spec is spec else _Index(spec)
+            self._next = self._index
         return self._index
 
     def networks_of(self, port: str, address: bytes = b"") -> tuple[str, ...]:
@@ -122,14 +132,14 @@ class Names:
         first, then guarded (ingress), internal and those of this node alone, in the order of the spec.
         """
         now = self._now
-        network = now.by_port.get(port)
-        if network is None:
+        if port not in now.by_port:
             return ()
-        found = {network.name.lower()}
-        for endpoint in network.endpoint:
-            if endpoint.port == port and endpoint.name and (not endpoint.ip or address in map(parse_ip, endpoint.ip)):
+        network, endpoints = now.by_port[port]
+        found = {network}
+        for endpoint in endpoints:
+            if endpoint.name and (not endpoint.ip or address in map(parse_ip, endpoint.ip)):
                 found |= now.ports_of[endpoint.name]
-        return tuple(sorted((name for name in now.zones if name in found), key=lambda name: now.zones[name].rank))
+        return tuple(sorted(found, key=lambda name: now.zones[name].rank))
 
     def internal(self, networks: Iterable[str]) -> bool:
         """Whether nothing leaves any of them."""
@@ -253,12 +263,10 @@ class Names:
         now, labels = self._now, [label.lower() for label in name]
         while len(labels) > 1 and labels[0].startswith("_"):
             labels = labels[1:]
-        if any(tuple(labels[-len(suffix) :]) == suffix for suffix in now.suffixes):
-            return True
         rest = ".".join(labels)
-        known = {rest, rest.removeprefix(TASKS)}
-        tables = (table for zone in now.zones.values() for table in (zone.services, zone.homes, zone.endpoints))
-        return any(known & table.keys() for table in tables)
+        if rest in now.known or rest.removeprefix(TASKS) in now.known:
+            return True
+        return any(".".join(labels[at:]) in now.zones for at in range(len(labels)))
 
     def owns_prefix(self, prefix: IPv4Network | IPv6Network) -> bool:
         """Whether a prefix is within a subnet of this node's."""

@@ -126,6 +126,10 @@ class NameServer:
         vni = self.plane.vni_of(port)
         return vni is not None and self.plane.vni_of(origin) == vni
 
+    def prepare(self, spec: NodeSpec) -> None:
+        """A spec that the plane will have soon; takes no lock, so that nobody waits."""
+        self._resolver.names.prepare(spec)
+
     def tick(self, now_ns: int) -> None:
         """Do what the time has come for, which goes out by ``send``. Once or a few times a second is enough."""
         with self._lock:

@@ -26,7 +26,7 @@ Namespace = str | int | None
 #: linux/rtnetlink.h: kinds of messages, and the groups that they are told to.
 NEWLINK, DELLINK, GETLINK = 16, 17, 18
 NEWADDR, DELADDR, GETADDR = 20, 21, 22
-NEWROUTE, GETROUTE = 24, 26
+NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 NEWNEIGH, DELNEIGH, GETNEIGH = 28, 29, 30
 GROUP_LINK, GROUP_NEIGH, GROUP_IPV4_IFADDR, GROUP_IPV6_IFADDR = 1, 3, 5, 9
 BRIDGE = 7  # AF_BRIDGE
@@ -56,7 +56,7 @@ _STATES = {
 _FAMILIES = {"ndmsg": "rtnl.ndmsg", "ifinfmsg": "rtnl.ifinfmsg", "ifaddrmsg": "rtnl.ifaddrmsg", "rtmsg": "rtnl.rtmsg"}
 _OF_KIND = {
     **dict.fromkeys((NEWLINK, DELLINK, GETLINK), "ifinfmsg"), **dict.fromkeys((NEWADDR, DELADDR, GETADDR), "ifaddrmsg"),
-    **dict.fromkeys((NEWROUTE, GETROUTE), "rtmsg"), **dict.fromkeys((NEWNEIGH, DELNEIGH, GETNEIGH), "ndmsg"),
+    **dict.fromkeys((NEWROUTE, DELROUTE, GETROUTE), "rtmsg"), **dict.fromkeys((NEWNEIGH, DELNEIGH, GETNEIGH), "ndmsg"),
 }  # fmt: skip
 
 Row = dict[str, Any]

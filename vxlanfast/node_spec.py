@@ -606,7 +606,7 @@ def _make(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
                 if not isinstance(value, dict):
                     raise SpecError(f"{key}: a table, [{key}]")
                 made[key] = _make(_SINGLE[key], value, f"[{key}]")
-            elif key in _NESTED and known[key] != "str":  # a service's network is a name
+            elif key in _NESTED and "Spec" in known[key]:  # a service's network is a name, a TAP's route a choice
                 if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
                     raise SpecError(f"{key}: a table in double brackets for each, [[{key}]]")
                 made[key] = tuple(_nested(key, value))

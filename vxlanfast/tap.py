@@ -8,7 +8,7 @@ import os
 import struct
 
 from vxlanfast.errors import DeviceError
-from vxlanfast.netlink import in_namespace
+from vxlanfast.netlink import in_namespace, namespace_path
 
 # include/uapi/linux/if_tun.h
 TUNSETIFF = 0x400454CA
@@ -45,6 +45,7 @@ class Tap:
         self.namespace = namespace
         self.offloads = 0
         self.header_len = VNET_TUNNEL_LEN if tunnel else VNET_HDR_LEN
+        self._place = self._where()
         self.fd = in_namespace(namespace or None, lambda: self._open(attach, offload, tunnel))
 
     def _open(self, attach: bool | None, offload: bool, tunnel: bool) -> int:
@@ -99,6 +100,21 @@ class Tap:
             self.offloads = want
             return
         fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
+
+    def _where(self) -> tuple[int, int] | None:
+        """What the namespace's name leads to; None: nowhere, or it has none."""
+        if not self.namespace:
+            return None
+        try:
+            status = os.stat(namespace_path(self.namespace))
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def astray(self) -> bool:
+        """Whether its namespace's name leads nowhere now, or to another one: a namespace that was deleted lives on as
+        long as this is open, and nobody else is in it."""
+        return self._where() != self._place
 
     def fileno(self) -> int:
         """Its file descriptor."""

@@ -87,9 +87,9 @@ class SocketUnderlay:
         receiver = self._bound(text, spec.port)
         self.receivers.append(receiver)
         set_buffer(receiver, socket.SO_RCVBUF, SO_RCVBUFFORCE, live.receive_buffer)
-        gro = True
+        gro = live.offload
         try:
-            receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+            receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, int(gro))
         except OSError:
             gro = False
         if len(packed) == 4:
@@ -97,7 +97,7 @@ class SocketUnderlay:
         else:
             receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         fan = []
-        gso = spec.udp_csum != "off"  # the kernel does not cut datagrams without a checksum
+        gso = live.offload and spec.udp_csum != "off"  # the kernel does not cut datagrams without a checksum
         for _ in range(live.spread):
             sender = self._bound(text, 0)
             fan.append(sender.fileno())

@@ -1,6 +1,9 @@
+from typing_extensions import disjoint_base
+
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.io.edge import LiveEdge
 
+@disjoint_base
 class Poller:
     @property
     def no_port(self) -> int: ...

@@ -1,6 +1,11 @@
+from typing import Self
+
+from typing_extensions import disjoint_base
+
 from vxlanfast._ext.io.edge import LiveEdge
 
+@disjoint_base
 class TapEdge(LiveEdge):
-    def __init__(self, fd: int, *, offload: bool = False, macs: bytes | None = None) -> None: ...
+    def __new__(cls, fd: int, *, offload: bool = False, macs: bytes | None = None) -> Self: ...
     @property
     def offload(self) -> bool: ...

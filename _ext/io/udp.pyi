@@ -1,10 +1,14 @@
 from collections.abc import Sequence
+from typing import Self
+
+from typing_extensions import disjoint_base
 
 from vxlanfast._ext.io.edge import LiveEdge
 
+@disjoint_base
 class UdpEdge(LiveEdge):
-    def __init__(
-        self, fd: int, fds: Sequence[int], *, address: bytes, port: int, mtu: int = 0,
+    def __new__(
+        cls, fd: int, fds: Sequence[int], *, address: bytes, port: int, mtu: int = 0,
         gro: bool = True, gso: bool = True,
-    ) -> None: ...
+    ) -> Self: ...
     def also(self, other: UdpEdge) -> None: ...

@@ -205,11 +205,12 @@ cdef inline void mend(UdpState *u, Columns *c, uint32_t i) noexcept nogil:
     field = frame + s.l4 + shape_csum_off(&s)
     if load_be16(field) != csum_fold(pseudo):
         return
+    if u.mtu and s.hdr_len - ETH_HDR_LEN + s.payload > u.mtu and u.mtu + ETH_HDR_LEN > s.hdr_len:
+        c.gso[i] = <uint16_t>(u.mtu + ETH_HDR_LEN - s.hdr_len)
+        return
     total = csum(frame + s.l4, s.hdr_len - s.l4 + s.payload)
     if csum_fold(total + pseudo) != 0xFFFF:
         store_be16(field, csum_finish(total) if s.proto == IP_PROTO_TCP else csum_finish_udp(total))
-    if u.mtu and s.hdr_len - ETH_HDR_LEN + s.payload > u.mtu and u.mtu + ETH_HDR_LEN > s.hdr_len:
-        c.gso[i] = <uint16_t>(u.mtu + ETH_HDR_LEN - s.hdr_len)
 
 
 cdef int udp_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t most) noexcept nogil:

@@ -9,7 +9,7 @@ from libc.string cimport memset
 
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_finish_udp, csum_fold, csum_pseudo4, csum_pseudo6
 from vxlanfast._ext.wire.endian cimport load_host16, store_be16
-from vxlanfast._ext.wire.segment cimport Shape, shape_csum_off, shape_pseudo
+from vxlanfast._ext.wire.segment cimport Shape, shape_csum_off, shape_find, shape_pseudo
 from vxlanfast._ext.wire.udp cimport UDP_OFF_CSUM
 
 cdef extern from "string.h" nogil:
@@ -32,11 +32,13 @@ cdef enum:
 
 
 cdef inline bint vnet_accept(const uint8_t *hdr, uint8_t *frame, uint32_t n, uint16_t *gso) noexcept nogil:
-    """Make the frame's checksums right, and say what its segments carry. False: the header makes no sense, or is of a kind that
-    was not asked for (UFO)."""
+    """Make the frame's checksums right, and say what its segments carry: a super-frame's transport checksum stays as it is, since
+    it is made anew wherever it leaves. False: the header makes no sense, or is of a kind that was not asked for (UFO)."""
     cdef uint32_t start = load_host16(hdr + 6), at = start + load_host16(hdr + 8)
     cdef uint8_t kind = hdr[1] & <uint8_t>~(VNET_GSO_ECN | VNET_GSO_TUNNEL4 | VNET_GSO_TUNNEL6)
     cdef uint64_t total
+    cdef uint32_t inner
+    cdef Shape s
     gso[0] = 0
     if kind != VNET_GSO_NONE:
         if kind != VNET_GSO_TCPV4 and kind != VNET_GSO_TCPV6 and kind != VNET_GSO_UDP_L4:
@@ -44,6 +46,14 @@ cdef inline bint vnet_accept(const uint8_t *hdr, uint8_t *frame, uint32_t n, uin
         gso[0] = load_host16(hdr + 4)
         if gso[0] == 0:
             return False
+        inner = 0
+        if hdr[1] & (VNET_GSO_TUNNEL4 | VNET_GSO_TUNNEL6):
+            inner = <uint32_t>load_host16(hdr + 20) + 16  # behind UDP and VXLAN; a tunnel of another kind is not for us
+        if inner >= n or not shape_find(frame + inner, n - inner, &s):
+            return False
+        if s.payload > gso[0]:
+            return True
+        gso[0] = 0
     if hdr[0] & VNET_NEEDS_CSUM:
         # The field holds the pseudo header's sum; the rest is ours to add.
         if start < 14 or at + 2 > n:

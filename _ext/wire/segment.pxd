@@ -1,8 +1,8 @@
 """Super-frames: TCP or UDP of up to 64 KiB behind one set of headers, which stand for many frames (TSO and USO on the way
 down, GRO on the way up). What their headers are, what each segment's are, and whether a segment continues one.
 
-Inside a plane every frame, large or not, has checksums that are right for it as it stands, so that nodes may update them
-as they do any other; what a device wants in their place is made where it leaves.
+The transport checksum of a super-frame is nobody's: whoever hands one over leaves it to be made, so it is made where the frame
+leaves, and what stands there meanwhile, updated or not, means nothing.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
