@@ -14,9 +14,10 @@ from libc.string cimport memcmp, memcpy, memset
 from vxlanfast._ext.batch cimport Columns, row_body, row_head, rows_init
 from vxlanfast._ext.io.edge cimport FRAME_ROOM, Edge, LiveEdge
 from vxlanfast._ext.io.vnet cimport (
-    VNET_GSO_ECN, VNET_GSO_NONE, VNET_GSO_UDP_L4, VNET_HDR_LEN, VNET_NEEDS_CSUM, vnet_accept, vnet_put,
+    VNET_GSO_ECN, VNET_GSO_NONE, VNET_GSO_TUNNEL4, VNET_GSO_TUNNEL6, VNET_GSO_UDP_L4, VNET_HDR_LEN, VNET_NEEDS_CSUM,
+    VNET_TUNNEL_LEN, vnet_accept, vnet_outer, vnet_put,
 )
-from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_finish_udp, csum_fold, csum_pseudo4, csum_pseudo6, csum_short
+from vxlanfast._ext.wire.csum cimport csum_finish, csum_fold, csum_pseudo4, csum_pseudo6, csum_short
 from vxlanfast._ext.wire.endian cimport load_be16, load_host16, store_be16
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_OFF_TYPE, ETH_TYPE_IPV4, ETH_TYPE_IPV6
 from vxlanfast._ext.wire.ipv4 cimport (
@@ -132,17 +133,6 @@ cdef inline void outer_lengths(uint8_t *p, uint32_t l4, uint32_t size) noexcept 
     store_be16(p + l4 + UDP_OFF_LEN, <uint16_t>(UDP_HDR_LEN + size))
 
 
-cdef inline void outer_csum(uint8_t *p, uint32_t l4, uint32_t n) noexcept nogil:
-    """The outer UDP checksum of a super-frame, of which the field has something else: none over IPv4, which RFC 7348 §5 has it
-    be, and the right one over IPv6, which wants one."""
-    cdef uint8_t *udp = p + l4
-    if load_host16(udp + UDP_OFF_CSUM) == 0:
-        return
-    store_be16(udp + UDP_OFF_CSUM, 0)
-    if p[ETH_HDR_LEN] >> 4 == 6:
-        store_be16(udp + UDP_OFF_CSUM, csum_finish_udp(csum(udp, n - l4) + csum_pseudo6(p + ETH_HDR_LEN, n - l4, IP_PROTO_UDP)))
-
-
 cdef inline void row_take(EtherState *t, Columns *c, uint64_t off, uint32_t n, uint16_t port, int64_t now_ns) noexcept nogil:
     cdef uint32_t i = c.n
     rows_init(c, i, 1)
@@ -186,12 +176,12 @@ cdef void rows_of_one(EtherState *t, Columns *c, uint64_t base, uint32_t n, uint
 cdef int ether_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t most) noexcept nogil:
     """One frame a read, until there is none, or the batch is full."""
     cdef EtherState *t = <EtherState *>e
-    cdef uint8_t hdr[VNET_HDR_LEN]
+    cdef uint8_t hdr[VNET_TUNNEL_LEN]   # the kernel writes the first part; the rest is said as a TAP would say it
     cdef iovec iov[2]
     cdef ssize_t got
     cdef uint64_t base
     cdef uint32_t first = c.n, n, l4 = 0
-    cdef uint16_t gso
+    cdef uint16_t gso, at
     cdef uint8_t kind
     iov[0].iov_base = hdr
     iov[0].iov_len = VNET_HDR_LEN
@@ -208,6 +198,7 @@ cdef int ether_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t
             e.n.rx_drops += 1
             continue
         n = <uint32_t>got - VNET_HDR_LEN
+        hdr[1] &= <uint8_t>~(VNET_GSO_TUNNEL4 | VNET_GSO_TUNNEL6)
         kind = hdr[1] & <uint8_t>~VNET_GSO_ECN
         if kind == VNET_GSO_NONE:
             if not vnet_accept(hdr, c.arena + base, n, &gso):
@@ -226,13 +217,15 @@ cdef int ether_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t
                     continue
                 rows_of_one(t, c, base, n, l4, gso, port, now_ns)
             else:
-                if not vnet_accept(hdr, c.arena + base, n, &gso):
+                hdr[1] |= VNET_GSO_TUNNEL6 if c.arena[base + ETH_HDR_LEN] >> 4 == 6 else VNET_GSO_TUNNEL4
+                at = <uint16_t>l4
+                memcpy(hdr + 20, &at, 2)
+                if not vnet_accept(hdr, c.arena + base, n, &gso) or not vnet_outer(hdr, c.arena + base, n):
                     e.n.rx_drops += 1
                     continue
-                outer_csum(c.arena + base, l4, n)
                 row_take(t, c, base, n, port, now_ns)
                 c.gso[c.n - 1] = gso
-                e.n.rx_segments += (n + gso - 1) // gso
+                e.n.rx_segments += 1 if gso == 0 else (n + gso - 1) // gso
         c.arena_len = base + ((n + 127) & ~<uint64_t>63)
     return <int>(c.n - first)
 

@@ -359,7 +359,8 @@ cdef void udp_flush_socket(UdpState *u, uint32_t s) noexcept nogil:
         m = u.messages + s * SEND_COUNT + done
         if errno == EINTR:
             continue
-        if (errno == ECONNREFUSED or errno == EHOSTUNREACH or errno == ENETUNREACH) and tries < 2:
+        if (errno == ECONNREFUSED or errno == EHOSTUNREACH or errno == ENETUNREACH
+                or (errno == EMSGSIZE and m.segments == 1)) and tries < 2:
             tries += 1  # an ICMP error about an earlier one is said once, of whatever comes next
             continue
         tries = 0
