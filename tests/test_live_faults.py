@@ -15,7 +15,7 @@ from tests.lab import ip, namespaces, need_root
 from tests.live import Node, address, background, hub, kernel_peer, ping, run, until
 from tests.support import PYTHON, VERBS_ENV
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.live]
 
 OURS = "192.0.2.1"
 HOSTS = ("192.0.2.2", "192.0.2.3")
@@ -158,7 +158,7 @@ def said_by(namespace: str, config: Path) -> str:
 
 
 def test_beside_a_vxlan_device(tmp_path: Path) -> None:
-    """Its port is the kernel's: sockets say whose, and the way out; auto goes beside it, and both have their own VNIs."""
+    """Its port is the kernel's: sockets say whose, and the way out; auto goes beside it, each with VNIs of its own."""
     with hosts("n", "a", "b", "t") as (here, one, _, task):
         kernel_peer(
             here, vni=77, local=OURS, flood=[HOSTS[0]], addresses=["10.0.77.1/24"], mac="02:42:0a:00:4d:01", name="own"
