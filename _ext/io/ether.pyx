@@ -210,7 +210,7 @@ cdef int ether_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t
         n = <uint32_t>got - VNET_HDR_LEN
         kind = hdr[1] & <uint8_t>~VNET_GSO_ECN
         if kind == VNET_GSO_NONE:
-            if not vnet_accept(hdr, c.arena + base, n, &gso):
+            if not vnet_accept(hdr, VNET_HDR_LEN, c.arena + base, n, &gso):
                 e.n.rx_drops += 1
                 continue
             row_take(t, c, base, n, port, now_ns)
@@ -226,7 +226,7 @@ cdef int ether_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t
                     continue
                 rows_of_one(t, c, base, n, l4, gso, port, now_ns)
             else:
-                if not vnet_accept(hdr, c.arena + base, n, &gso):
+                if not vnet_accept(hdr, VNET_HDR_LEN, c.arena + base, n, &gso):
                     e.n.rx_drops += 1
                     continue
                 outer_csum(c.arena + base, l4, n)
