@@ -158,7 +158,7 @@ def said_by(namespace: str, config: Path) -> str:
 
 
 def test_beside_a_vxlan_device(tmp_path: Path) -> None:
-    """Its port is the kernel's: sockets say whose, and the way out; auto goes beside it, each with VNIs of its own."""
+    """Its port is the kernel's: sockets say whose, and the way out; auto goes beside it; both have their own VNIs."""
     with hosts("n", "a", "b", "t") as (here, one, _, task):
         kernel_peer(
             here, vni=77, local=OURS, flood=[HOSTS[0]], addresses=["10.0.77.1/24"], mac="02:42:0a:00:4d:01", name="own"

@@ -12,6 +12,8 @@ import pytest
 from tests.lab import ip, namespaces, need_root
 from tests.live import address, cable, kernel_peer, ping, run, until
 from tests.support import PYTHON, VERBS_ENV
+from vxlanfast.errors import DeviceError
+from vxlanfast.tap import Tap
 
 pytestmark = [
     pytest.mark.root,
@@ -91,6 +93,13 @@ def test_a_node_that_needs_it(tmp_path: Path, text: str, underlay: str, port: in
         path = config(tmp_path, text, underlay=underlay, port=port)
         line = one_line(here, "node", "-c", path, "--control", "off")
         assert all(words in line for words in said), line
+
+
+def test_no_tun_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is none, what would bring it."""
+    monkeypatch.setattr("vxlanfast.tap.DEVICE", str(tmp_path / "tun"))
+    with pytest.raises(DeviceError, match="No such file or directory: load the module tun, or pass the device"):
+        Tap("vf0")
 
 
 def test_other_commands(tmp_path: Path) -> None:
