@@ -9,7 +9,7 @@ usage: exchange.py echo ADDRESS PORT          every TCP connection and datagram 
        exchange.py pour ADDRESS PORT SECONDS  a seeded stream there and back, both ways at once, for so long
        exchange.py shower ADDRESS PORT SECONDS SIZE   datagrams there and back for so long: how many, how many wrong
        exchange.py utter DEVICE TO FROM NUMBER...     numbered frames (tests/ears.py), from that MAC to that one (root)
-       exchange.py hear DEVICE LAST           which of them come in, each number with how often, until LAST has (root)
+       exchange.py hear DEVICE LAST           which of them come in, a line each, until LAST has (root)
 
 Nothing here but the standard library: it may be run by another machine's Python.
 """
@@ -17,7 +17,6 @@ Nothing here but the standard library: it may be run by another machine's Python
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import socket
@@ -32,7 +31,7 @@ CHUNK = 1 << 16
 #: Datagrams of a shower that nobody has answered yet.
 ON_THEIR_WAY = 16
 ETH_P_TEST, PACKET_OUTGOING = 0x88B5, 4
-IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2  # not in the socket module of Python 3.11
+IP_MTU_DISCOVER, IP_PMTUDISC_DO, SO_RCVBUFFORCE = 10, 2, 33  # not in the socket module of Python 3.11
 
 
 def family(address: str) -> socket.AddressFamily:
@@ -234,16 +233,16 @@ def utter(device: str, to: str, source: str, numbers: list[int]) -> None:
 
 
 def hear(device: str, last: int) -> None:
-    heard: dict[int, int] = {}
+    number = -1
     with frames(device) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 23)
         sock.settimeout(SILENT_S)
         print("listening", flush=True)
-        while last not in heard:
+        while number != last:
             frame, origin = sock.recvfrom(CHUNK)
             if origin[2] != PACKET_OUTGOING:
                 [number] = struct.unpack_from("!I", frame, 14)
-                heard[number] = heard.get(number, 0) + 1
-    print(json.dumps(heard))
+                print(number, flush=True)
 
 
 def main(verb: str, *arguments: str) -> None:

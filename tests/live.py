@@ -17,6 +17,8 @@ from tests.support import PYTHON, VERBS_ENV
 
 #: Seconds that anything may take on a busy machine.
 PATIENCE_S = 60.0
+#: Seconds of a stream in tests that take long.
+STREAM_S = float(os.environ.get("VXLANFAST_STREAM_S", "60"))
 
 
 def until(what: str, check: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:

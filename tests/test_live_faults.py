@@ -15,7 +15,7 @@ from tests.lab import ip, namespaces, need_root
 from tests.live import Node, address, background, hub, kernel_peer, ping, run, until
 from tests.support import PYTHON, VERBS_ENV
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.live]
 
 OURS = "192.0.2.1"
 HOSTS = ("192.0.2.2", "192.0.2.3")

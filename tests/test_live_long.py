@@ -478,5 +478,4 @@ def test_iperf3(
     # What a busy receiver's own socket has no room for is not the node's loss.
     for port in counts.values():
         assert not port["rx_drops"] and not port["rx_missed"] and not port["tx_too_long"], shown(counts)
-    assert counts["underlay"]["tx_segments"] >= counts["task"]["rx_segments"], shown(counts)
     node.alive()

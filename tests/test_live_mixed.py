@@ -14,7 +14,7 @@ from tests.lab import inside, namespaces, need_root
 from tests.live import Node, address, cable, ping, run, until
 from tests.support import PYTHON
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.live]
 
 SIZE = 12_000_000
 CONFIG = """

@@ -14,7 +14,7 @@ from tests.lab import ip, namespaces, need_root
 from tests.live import Node, address, background, cable, kernel_peer, ping, run, until
 from tests.support import PYTHON
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.live]
 
 VNI = 42
 NARROW = 1400

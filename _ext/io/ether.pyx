@@ -201,7 +201,7 @@ cdef int ether_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t
         hdr[1] &= <uint8_t>~(VNET_GSO_TUNNEL4 | VNET_GSO_TUNNEL6)
         kind = hdr[1] & <uint8_t>~VNET_GSO_ECN
         if kind == VNET_GSO_NONE:
-            if not vnet_accept(hdr, c.arena + base, n, &gso):
+            if not vnet_accept(hdr, VNET_HDR_LEN, c.arena + base, n, &gso):
                 e.n.rx_drops += 1
                 continue
             row_take(t, c, base, n, port, now_ns)
@@ -220,7 +220,8 @@ cdef int ether_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t
                 hdr[1] |= VNET_GSO_TUNNEL6 if c.arena[base + ETH_HDR_LEN] >> 4 == 6 else VNET_GSO_TUNNEL4
                 at = <uint16_t>l4
                 memcpy(hdr + 20, &at, 2)
-                if not vnet_accept(hdr, c.arena + base, n, &gso) or not vnet_outer(hdr, c.arena + base, n):
+                if not vnet_accept(hdr, VNET_TUNNEL_LEN, c.arena + base, n, &gso) \
+                        or not vnet_outer(hdr, c.arena + base, n):
                     e.n.rx_drops += 1
                     continue
                 row_take(t, c, base, n, port, now_ns)

@@ -72,7 +72,7 @@ cdef int tap_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t m
             e.n.rx_drops += 1
             continue
         n = <uint32_t>got - hdr_len
-        if not vnet_accept(hdr, c.arena + c.arena_len, n, &gso) \
+        if not vnet_accept(hdr, hdr_len, c.arena + c.arena_len, n, &gso) \
                 or (hdr_len == VNET_TUNNEL_LEN and not vnet_outer(hdr, c.arena + c.arena_len, n)):
             e.n.rx_drops += 1
             continue

@@ -140,8 +140,8 @@ cdef struct Message:
     uint32_t rows
     int tos
     bint closed             # nothing may follow: a shorter one did
-    uint8_t name[28]
-    uint8_t control[64]
+    uint64_t name[4]        # a sockaddr_in or sockaddr_in6; these two as words, for their alignment
+    uint64_t control[8]
 
 
 ctypedef UdpState *UdpStatePtr
@@ -167,8 +167,8 @@ cdef struct UdpState:
     mmsghdr out[SEND_COUNT]
     mmsghdr came[RECV_COUNT]
     iovec came_iov[RECV_COUNT]
-    uint8_t names[RECV_COUNT][28]
-    uint8_t controls[RECV_COUNT][64]
+    uint64_t names[RECV_COUNT][4]
+    uint64_t controls[RECV_COUNT][8]
 
 
 cdef void front_write(UdpState *u, uint8_t *end, const uint8_t *name, uint8_t tos, uint32_t n) noexcept nogil:
@@ -251,9 +251,9 @@ cdef int udp_fill(Edge *e, Columns *c, uint16_t port, int64_t now_ns, uint32_t m
             vf_read_control(&u.came[k].msg_hdr, &said)
             base = <uint64_t>(<uint8_t *>u.came_iov[k].iov_base - c.arena)
             size = said.gro if said.gro else n
-            front_write(u, c.arena + base, u.names[k], <uint8_t>said.tos, size)
+            front_write(u, c.arena + base, <uint8_t *>u.names[k], <uint8_t>said.tos, size)
             if n % size:  # the last one is shorter, and has headers of its own
-                front_write(u, c.arena + base - FRONT_LEN // 2, u.names[k], <uint8_t>said.tos, n % size)
+                front_write(u, c.arena + base - FRONT_LEN // 2, <uint8_t *>u.names[k], <uint8_t>said.tos, n % size)
             at = 0
             while at < n:
                 if c.n >= c.cap:
@@ -316,7 +316,7 @@ cdef void udp_send_one(UdpState *u, int fd, Message *m) noexcept nogil:
         h.msg_iov = piece
         h.msg_iovlen = used
         h.msg_control = m.control
-        h.msg_controllen = vf_write_control(m.control, 0, m.tos, u.is_v6)
+        h.msg_controllen = vf_write_control(<uint8_t *>m.control, 0, m.tos, u.is_v6)
         if h.msg_controllen == 0:
             h.msg_control = NULL
         one.msg_hdr = h
@@ -343,7 +343,7 @@ cdef void udp_flush_socket(UdpState *u, uint32_t s) noexcept nogil:
         u.out[k].msg_hdr.msg_namelen = sizeof(sockaddr_in6) if u.is_v6 else 16
         u.out[k].msg_hdr.msg_iov = u.iov + m.iov_at
         u.out[k].msg_hdr.msg_iovlen = m.iov_count
-        u.out[k].msg_hdr.msg_controllen = vf_write_control(m.control, m.segment if m.segments > 1 else 0, m.tos, u.is_v6)
+        u.out[k].msg_hdr.msg_controllen = vf_write_control(<uint8_t *>m.control, m.segment if m.segments > 1 else 0, m.tos, u.is_v6)
         u.out[k].msg_hdr.msg_control = m.control if u.out[k].msg_hdr.msg_controllen else NULL
     while done < count:
         sent = sendmmsg(u.fds[s], u.out + done, count - done, MSG_DONTWAIT)
@@ -410,7 +410,7 @@ cdef Message *message_for(UdpState *u, const uint8_t *outer, uint32_t size, uint
         # Its pieces have to lie together: nobody else's came since.
         if (may_join and u.gso and u.last == <int>s and not m.closed and m.tos == tos and size <= m.segment
                 and m.segments < GSO_SEGMENTS and m.bytes + size <= GSO_BYTES and m.iov_count + pieces <= 1024
-                and same_bytes(m.name + addr_at, addr, addr_len)):
+                and same_bytes(<uint8_t *>m.name + addr_at, addr, addr_len)):
             return m
     if u.counts[s] == SEND_COUNT:
         udp_flush_socket(u, s)
@@ -425,8 +425,8 @@ cdef Message *message_for(UdpState *u, const uint8_t *outer, uint32_t size, uint
     memset(m.name, 0, sizeof(m.name))
     family = <uint16_t>(AF_INET6 if u.is_v6 else AF_INET)
     memcpy(m.name, &family, 2)
-    store_be16(m.name + 2, u.port)
-    memcpy(m.name + addr_at, addr, addr_len)
+    store_be16(<uint8_t *>m.name + 2, u.port)
+    memcpy(<uint8_t *>m.name + addr_at, addr, addr_len)
     return m
 
 

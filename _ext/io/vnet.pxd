@@ -31,7 +31,7 @@ cdef enum:
     VNET_GSO_ECN = 0x80
 
 
-cdef inline bint vnet_accept(const uint8_t *hdr, uint8_t *frame, uint32_t n, uint16_t *gso) noexcept nogil:
+cdef inline bint vnet_accept(const uint8_t *hdr, uint32_t hdr_len, uint8_t *frame, uint32_t n, uint16_t *gso) noexcept nogil:
     """Make the frame's checksums right, and say what its segments carry: a super-frame's transport checksum stays as it is, since
     it is made anew wherever it leaves. False: the header makes no sense, or is of a kind that was not asked for (UFO)."""
     cdef uint32_t start = load_host16(hdr + 6), at = start + load_host16(hdr + 8)
@@ -48,6 +48,8 @@ cdef inline bint vnet_accept(const uint8_t *hdr, uint8_t *frame, uint32_t n, uin
             return False
         inner = 0
         if hdr[1] & (VNET_GSO_TUNNEL4 | VNET_GSO_TUNNEL6):
+            if hdr_len < VNET_TUNNEL_LEN:
+                return False
             inner = <uint32_t>load_host16(hdr + 20) + 16  # behind UDP and VXLAN; a tunnel of another kind is not for us
         if inner >= n or not shape_find(frame + inner, n - inner, &s):
             return False
