@@ -124,6 +124,17 @@ Flow (tuple)
     property client
     property client_port
     property port
+FromKernel
+    __init__(devices: Sequence[str], namespace: Namespace = None) -> None
+    close() -> None
+    followed() -> dict[str, Any]
+    rebase(base: NodeSpec) -> None
+    snapshot(base: NodeSpec) -> NodeSpec
+    start(
+    plane: Dataplane,
+    lock: threading.RLock | threading.Lock | None,
+    apply: Apply,
+) -> asyncio.Task[None]
 GatewayLeg
     address: str
     mac: str = '00:00:00:00:00:00'

@@ -38,7 +38,7 @@ _HOME = {
     "networks_from_docker": "importers", "spec_from_docker": "importers", "spec_from_host": "importers",
     "to_toml": "importers",
     "services_from_ipvsadm": "ipvsadm_rules", "to_ipvsadm": "ipvsadm_rules",
-    "LiveNode": "live", "LiveSpec": "live_spec", "TapSpec": "live_spec",
+    "FromKernel": "from_kernel", "LiveNode": "live", "LiveSpec": "live_spec", "TapSpec": "live_spec",
     "GatewayLeg": "hops", "Hop": "hops", "Way": "hops", "hops_of": "hops",
 }  # fmt: skip
 
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from vxlanfast.frame import encap as encap
     from vxlanfast.frame import encap_batch as encap_batch
     from vxlanfast.frame import encap_with as encap_with
+    from vxlanfast.from_kernel import FromKernel as FromKernel
     from vxlanfast.hops import GatewayLeg as GatewayLeg
     from vxlanfast.hops import Hop as Hop
     from vxlanfast.hops import Way as Way
