@@ -98,9 +98,9 @@ def test_core(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "may"), [
-    ("__init__", {"_ext.batch", "_ext.verdict", "capture", "dataplane", "errors", "explain", "files", "frame", "from_kernel",
-                  "hops", "importers", "ipvsadm_rules", "live", "live_spec", "mesh", "node_spec", "plane_stats",
-                  "replay", "service_spec", "spec", "split", "stats", "survey", "timed"}),
+    ("__init__", {"_ext.batch", "_ext.verdict", "capture", "dataplane", "errors", "explain", "files", "frame",
+                  "from_kernel", "hops", "importers", "ipvsadm_rules", "live", "live_spec", "mesh", "node_spec",
+                  "plane_stats", "replay", "service_spec", "spec", "split", "stats", "survey", "timed"}),
     ("errors", set()),
     ("linktypes", set()),
     ("ends", set()),
