@@ -66,7 +66,6 @@ class LiveNode:
     ) -> None:
         self._source = source
         self.log = log or Log(level="error")
-        self.base = spec
         self.kernel = FromKernel(from_kernel, kernel_namespace) if from_kernel else None
         if self.kernel is not None:
             spec = self.kernel.snapshot(spec)
@@ -113,7 +112,7 @@ class LiveNode:
             for text in self.underlay.warnings():
                 self.log.warning("underlay", reason=text)
             for port, tap in tap_specs(self.spec).items():
-                self._open_tap(port, tap, self.spec)
+                self.taps[port], self.tap_edges[port] = self._open_tap(port, tap, self.spec)
             self._name(self.spec)
             self._wire()
         except BaseException:
@@ -171,7 +170,7 @@ class LiveNode:
 
     # Devices.
 
-    def _open_tap(self, port: str, tap: TapSpec, spec: NodeSpec) -> None:
+    def _open_tap(self, port: str, tap: TapSpec, spec: NodeSpec) -> tuple[Tap, TapEdge]:
         opened = Tap(tap.device, namespace=tap.namespace, attach=tap.attach, offload=tap.offload)
         try:
             if not tap.attach:
@@ -179,8 +178,7 @@ class LiveNode:
         except BaseException:
             opened.close()
             raise
-        self.taps[port] = opened
-        self.tap_edges[port] = TapEdge(opened.fd, offload=opened.offloads != 0)
+        return opened, TapEdge(opened.fd, offload=opened.offloads != 0)
 
     def _configure(self, port: str, tap: TapSpec, spec: NodeSpec) -> None:
         from vxlanfast.links import configure
@@ -235,7 +233,7 @@ class LiveNode:
                     del self.gone[port]
                     continue
                 try:
-                    self._open_tap(port, tap, self.spec)
+                    self.taps[port], self.tap_edges[port] = self._open_tap(port, tap, self.spec)
                 except (VxlanFastError, OSError) as error:
                     if self.gone[port] != str(error):
                         self.gone[port] = str(error)
@@ -288,7 +286,6 @@ class LiveNode:
                 self.refused += 1
                 self.log.warning("configuration refused", reason=str(error))
                 raise
-            self.base = spec
             self.reloads += 1
             self.log.info("configuration applied", networks=len(spec.network), ports=len(spec.ports) - 1)
 
@@ -326,9 +323,8 @@ class LiveNode:
             same_device = (was.device, was.namespace) == (tap.device, tap.namespace)
             if same_device and (was.attach, was.offload) != (tap.attach, tap.offload):
                 raise SpecError(f"[[live.tap]] {port}: attach, offload cannot change while the node has the device")
-        same = replace(spec.live, tap=(), metrics="", upstream=(), drain_s=0)
-        if same != replace(old.live, tap=(), metrics="", upstream=(), drain_s=0):
-            raise SpecError("[live]: underlay, device, cpu, control cannot change while the node runs: start it anew")
+        if replace(spec.live, tap=(), drain_s=0) != replace(old.live, tap=(), drain_s=0):
+            raise SpecError("[live]: tap and drain_s alone can change while the node runs: start it anew")
 
     def _open_new(self, spec: NodeSpec) -> dict[str, tuple[Tap, TapEdge]]:
         """Devices of ports that are new, or another one now. Nothing is left open where one fails. One that is gone
@@ -340,13 +336,7 @@ class LiveNode:
                 there = port in self.taps or port in self.gone
                 if there and (old[port].device, old[port].namespace) == (tap.device, tap.namespace):
                     continue  # the same device: it is configured when it is all over
-                before = self.taps.pop(port, None), self.tap_edges.pop(port, None)
-                try:
-                    self._open_tap(port, tap, spec)
-                    opened[port] = self.taps.pop(port), self.tap_edges.pop(port)
-                finally:
-                    if before[0] is not None and before[1] is not None:
-                        self.taps[port], self.tap_edges[port] = before[0], before[1]
+                opened[port] = self._open_tap(port, tap, spec)
         except BaseException:
             for made, _ in opened.values():
                 made.close()

@@ -87,11 +87,8 @@ class SocketUnderlay:
         receiver = self._bound(text, spec.port)
         self.receivers.append(receiver)
         set_buffer(receiver, socket.SO_RCVBUF, SO_RCVBUFFORCE, live.receive_buffer)
-        gro = live.offload
-        try:
-            receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, int(gro))
-        except OSError:
-            gro = False
+        with suppress(OSError):  # without it each datagram comes alone
+            receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, int(live.offload))
         if len(packed) == 4:
             receiver.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
         else:
@@ -122,7 +119,7 @@ class SocketUnderlay:
             except OSError:
                 gso = False
         mtu = spec.overlay_mtu(text)
-        edge = UdpEdge(receiver.fileno(), fan, address=packed, port=spec.port, mtu=mtu, gro=gro, gso=gso)
+        edge = UdpEdge(receiver.fileno(), fan, address=packed, port=spec.port, mtu=mtu, gso=gso)
         self.edges.append(edge)
 
     def _bound(self, text: str, port: int) -> socket.socket:

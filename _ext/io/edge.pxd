@@ -1,4 +1,4 @@
-"""What a live way in and out is to the loop: a file descriptor, four functions, and what it has counted."""
+"""What a live way in and out is to the loop: a file descriptor, three functions, and what it has counted."""
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from vxlanfast._ext.batch cimport Columns

@@ -1,7 +1,6 @@
 """The loop's two ends: waits for whatever has packets, reads them as one batch, and sends each row by the port it leaves by."""
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_count
 from vxlanfast._ext.io.edge cimport Edge, FILL_ARENA, FILL_ROWS, LiveEdge
@@ -54,7 +53,6 @@ cdef enum:
     WAKE = 0xFFFFFFFFU
     PORTS = 65536
     SHARE = 64              # rows of one edge before the others have their turn
-    STARVED_NS = 1000000    # busy polling goes to the kernel's queue of events that often
 
 
 cdef class Poller:

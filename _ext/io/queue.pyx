@@ -1,6 +1,6 @@
 """A way out that ends in Python: frames for what answers here, off the packet path (names). Bounded; what does not fit is counted."""
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 

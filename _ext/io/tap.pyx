@@ -1,14 +1,13 @@
 """A TAP device's file descriptor as rows: one read a frame, super-frames where the device makes them, and put together from
 segments on their way in."""
-from libc.errno cimport EAGAIN, EBADF, EBADFD, EFAULT, EINTR, EINVAL, EIO, EMSGSIZE, errno
+from libc.errno cimport EAGAIN, EFAULT, EINTR, EINVAL, EIO, EMSGSIZE, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from vxlanfast._ext.batch cimport Columns, row_body, row_head, rows_init
-from vxlanfast._ext.io.edge cimport FILL_ROWS, FRAME_ROOM, Edge, LiveEdge
+from vxlanfast._ext.io.edge cimport FRAME_ROOM, Edge, LiveEdge
 from vxlanfast._ext.io.vnet cimport VNET_HDR_LEN, VNET_TUNNEL_LEN, vnet_accept, vnet_outer, vnet_partial, vnet_put, vnet_put_tunnel
-from vxlanfast._ext.verdict cimport PASS
 from vxlanfast._ext.wire.csum cimport csum_finish, csum_short
 from vxlanfast._ext.wire.endian cimport store_be16
 from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_TCP, IPV4_OFF_CSUM, IPV4_OFF_TOTAL_LEN

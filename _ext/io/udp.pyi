@@ -8,7 +8,6 @@ from vxlanfast._ext.io.edge import LiveEdge
 @disjoint_base
 class UdpEdge(LiveEdge):
     def __new__(
-        cls, fd: int, fds: Sequence[int], *, address: bytes, port: int, mtu: int = 0,
-        gro: bool = True, gso: bool = True,
+        cls, fd: int, fds: Sequence[int], *, address: bytes, port: int, mtu: int = 0, gso: bool = True
     ) -> Self: ...
     def also(self, other: UdpEdge) -> None: ...

@@ -12,7 +12,6 @@ from libc.string cimport memcpy, memset
 
 from vxlanfast._ext.batch cimport Columns, row_body, row_head, rows_init
 from vxlanfast._ext.io.edge cimport Edge, LiveEdge
-from vxlanfast._ext.verdict cimport PASS
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_finish_udp, csum_fold
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, store_be16
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_IPV4, ETH_TYPE_IPV6
@@ -128,7 +127,6 @@ cdef enum:
     HEADERS_LEN = 262144    # of segments
     GSO_SEGMENTS = 64       # the kernel's UDP_MAX_SEGMENTS was that for long
     GSO_BYTES = 65000       # an IP datagram, less its headers
-    NO_TOS = -1
 
 
 cdef struct Message:
@@ -149,8 +147,7 @@ ctypedef UdpState *UdpStatePtr
 cdef struct UdpState:
     Edge e
     bint is_v6
-    bint gro                # the kernel puts datagrams together for us …
-    bint gso                # … and cuts ours
+    bint gso                # the kernel cuts ours
     uint16_t port           # of VXLAN, ours and theirs
     uint32_t mtu            # of the overlay: IP bytes of a frame that nobody has cut yet
     uint8_t local[16]
@@ -391,8 +388,7 @@ cdef void flush_state(UdpState *u) noexcept nogil:
     u.last = -1
 
 
-cdef Message *message_for(UdpState *u, const uint8_t *outer, uint32_t size, uint32_t rows, uint32_t pieces, uint32_t headers,
-                          bint may_join) noexcept nogil:
+cdef Message *message_for(UdpState *u, const uint8_t *outer, uint32_t size, uint32_t pieces, uint32_t headers) noexcept nogil:
     """The message that datagrams of ``size`` bytes behind the headers ``outer`` become part of: the last one of its socket, where it
     goes to the same VTEP and may be longer yet, or another. NULL: no room at all."""
     cdef const uint8_t *ip = outer + ETH_HDR_LEN
@@ -408,7 +404,7 @@ cdef Message *message_for(UdpState *u, const uint8_t *outer, uint32_t size, uint
     if u.counts[s]:
         m = u.messages + s * SEND_COUNT + u.counts[s] - 1
         # Its pieces have to lie together: nobody else's came since.
-        if (may_join and u.gso and u.last == <int>s and not m.closed and m.tos == tos and size <= m.segment
+        if (u.gso and u.last == <int>s and not m.closed and m.tos == tos and size <= m.segment
                 and m.segments < GSO_SEGMENTS and m.bytes + size <= GSO_BYTES and m.iov_count + pieces <= 1024
                 and same_bytes(<uint8_t *>m.name + addr_at, addr, addr_len)):
             return m
@@ -468,7 +464,7 @@ cdef void udp_put(Edge *e, Columns *c, uint32_t i) noexcept nogil:
         at = number = 0
         while at < s.payload:
             size = gso if at + gso < s.payload else s.payload - at
-            m = message_for(u, outer, vxlan + s.hdr_len + size, 0, 2, vxlan + s.hdr_len, True)
+            m = message_for(u, outer, vxlan + s.hdr_len + size, 2, vxlan + s.hdr_len)
             p = u.headers + u.n_headers
             u.n_headers += vxlan + s.hdr_len
             memcpy(p, outer + off, vxlan)
@@ -483,7 +479,7 @@ cdef void udp_put(Edge *e, Columns *c, uint32_t i) noexcept nogil:
             number += 1
         return
     size = c.head_len[i] - off + c.len[i]
-    m = message_for(u, outer, size, 1, 2, 0, True)
+    m = message_for(u, outer, size, 2, 0)
     piece_add(u, m, outer + off, c.head_len[i] - off)
     if c.len[i]:
         piece_add(u, m, frame, c.len[i])
@@ -495,11 +491,11 @@ cdef void udp_put(Edge *e, Columns *c, uint32_t i) noexcept nogil:
 
 cdef class UdpEdge(LiveEdge):
     """``fd``: bound to the VTEP's ``address`` (4 or 16 bytes) and ``port``, not blocking; received by. ``fds``: sent by, each bound to
-    that address and a port of its own. ``mtu``: of the overlay's packets. ``gro``: UDP_GRO is on at ``fd``; ``gso``: the kernel has UDP_SEGMENT. The descriptors stay
+    that address and a port of its own. ``mtu``: of the overlay's packets. ``gso``: the kernel has UDP_SEGMENT. The descriptors stay
     their opener's to close, after this object is out of use."""
     cdef UdpEdge twin
 
-    def __cinit__(self, int fd, fds, *, bytes address, uint16_t port, uint32_t mtu=0, bint gro=True, bint gso=True):
+    def __cinit__(self, int fd, fds, *, bytes address, uint16_t port, uint32_t mtu=0, bint gso=True):
         cdef UdpState *u
         if not 1 <= len(fds) <= FAN_MAX:
             raise ValueError(f"{len(fds)} sockets to send by: 1 to {FAN_MAX}")
@@ -519,7 +515,6 @@ cdef class UdpEdge(LiveEdge):
         memcpy(u.local, <char *>padded, 16)
         u.port = port
         u.mtu = mtu
-        u.gro = gro
         u.gso = gso
         u.n_fds = len(fds)
         for k, one in enumerate(fds):

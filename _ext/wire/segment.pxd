@@ -12,7 +12,7 @@ from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_finish_udp, csum_f
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_host16, load_host32, store_be16, store_be32
 from vxlanfast._ext.wire.eth cimport ETH_OFF_TYPE, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_skip_tags
 from vxlanfast._ext.wire.ipv4 cimport (
-    IP_PROTO_TCP, IP_PROTO_UDP, IPV4_DF, IPV4_FRAG_MASK, IPV4_HDR_LEN, IPV4_MF, IPV4_OFF_CSUM, IPV4_OFF_ID, IPV4_OFF_PROTO,
+    IP_PROTO_TCP, IP_PROTO_UDP, IPV4_DF, IPV4_FRAG_MASK, IPV4_MF, IPV4_OFF_CSUM, IPV4_OFF_ID, IPV4_OFF_PROTO,
     IPV4_OFF_TOTAL_LEN, ipv4_check, ipv4_csum_ok, ipv4_frag, ipv4_hdr_len, ipv4_total_len,
 )
 from vxlanfast._ext.wire.ipv6 cimport IPV6_HDR_LEN, IPV6_OFF_NEXT, IPV6_OFF_PAYLOAD_LEN, ipv6_check, ipv6_payload_len

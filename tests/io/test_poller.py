@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
 import time
 
@@ -91,23 +93,18 @@ def test_edges_that_go() -> None:
 
 
 def test_a_file_that_cannot_be_read() -> None:
-    """Its errno is kept, it is not asked again, and the loop says so once."""
-    import os
-
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    poller, batch = Poller(), live_batch()
-    edge = TapEdge(reader)
-    poller.add(1, edge)
-    folder = os.open("/", os.O_RDONLY)
-    os.write(writer, b"\0" * 100)
-    os.dup2(folder, reader)  # a folder cannot be read
-    rows, _, failed = poller.wait(batch, 1000)
-    if failed:
-        assert edge.broken and poller.broken() == [(1, edge)]
-        assert rows == 0 and poller.wait(batch, 0)[2] is False
-    for fd in (reader, writer, folder):
-        os.close(fd)
+    """Its errno is kept, it is not asked again, and the loop says so once. A listening socket is one: it is ready, and
+    nothing can be read of it."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        poller, batch = Poller(), live_batch()
+        edge = TapEdge(server.fileno())
+        poller.add(1, edge)
+        rows, _, failed = poller.wait(batch, 20_000)
+        assert failed and rows == 0 and edge.broken == errno.ENOTCONN and poller.broken() == [(1, edge)]
+        assert poller.wait(batch, 0)[2] is False
+        lost = vf.PacketBatch.from_frames([udp(4, b"x")])
+        lost.port_out[0] = 1
+        assert poller.send(lost) == 1
 
 
 def test_the_queue() -> None:

@@ -31,12 +31,11 @@ def bound(family: int, address: str, port: int = 0) -> socket.socket:
 class Wire:
     """Ours at one loopback address, a peer at another one, or at another port of the one that IPv6 has."""
 
-    def __init__(self, family: int, *, gro: bool = True, gso: bool = True, fan: int = 4) -> None:
+    def __init__(self, family: int, *, gso: bool = True, fan: int = 4) -> None:
         self.family = family
         self.ours, self.theirs = ("127.0.0.1", "127.0.0.2") if family == 4 else ("::1", "::1")
         self.receiver = bound(family, self.ours)
-        if gro:
-            self.receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        self.receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         if family == 4:
             self.receiver.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
         else:
@@ -47,7 +46,7 @@ class Wire:
         self.edge = UdpEdge(
             self.receiver.fileno(), [one.fileno() for one in self.fan],
             address=socket.inet_pton(self.receiver.family, self.ours),
-            port=self.peer.getsockname()[1] if family == 6 else self.port, mtu=1450, gro=gro, gso=gso,
+            port=self.peer.getsockname()[1] if family == 6 else self.port, mtu=1450, gso=gso,
         )  # fmt: skip
         self.poller = Poller()
         self.poller.add(0, self.edge)

@@ -146,7 +146,7 @@ class Run:
             "gone": dict(node.gone),
         }  # fmt: skip
         if node.names is not None:
-            about["names"] = node.names.counters()
+            about["names"] = {**node.names.counters(), "not_asked": node.names_dropped}
         if node.kernel is not None:
             about["from_kernel"] = node.kernel.followed()
         return about
