@@ -12,7 +12,8 @@ from typing import Any
 
 import vxlanfast as vf
 from tests.support import ROOT
-from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec, RouteSpec
+from vxlanfast.network_spec import EndpointSpec, NetworkSpec, RouteSpec
+from vxlanfast.node_spec import NodeSpec
 from vxlanfast.service_spec import MeshSpec, ServerSpec, ServiceSpec, VirtualSpec
 from vxlanfast.timed import Arrival, Change, Departure, arrivals, replay_timed
 

@@ -16,7 +16,8 @@ from typing import Any
 import vxlanfast as vf
 from vxlanfast._ext.node.mesh import Mesh
 from vxlanfast._ext.table.conn import ConnTable
-from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec, RouteSpec
+from vxlanfast.network_spec import EndpointSpec, NetworkSpec, RouteSpec
+from vxlanfast.node_spec import NodeSpec
 from vxlanfast.service_spec import MeshSpec, ServerSpec, ServiceSpec, VirtualSpec
 
 CLIENT, SERVER = "client", "server"

@@ -16,7 +16,8 @@ from typing import Any
 import vxlanfast as vf
 from tests.support import CAPTURES
 from vxlanfast.hops import GatewayLeg, Hop, hops_of, inner_at
-from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec
+from vxlanfast.network_spec import EndpointSpec, NetworkSpec
+from vxlanfast.node_spec import NodeSpec
 from vxlanfast.timed import arrivals
 
 ORACLE = CAPTURES.parent / "oracle" / "swarm" if CAPTURES else None

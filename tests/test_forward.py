@@ -11,7 +11,8 @@ import vxlanfast as vf
 from tests.live import until
 from vxlanfast._ext.io.tap import TapEdge
 from vxlanfast.forward import Forwarder
-from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec
+from vxlanfast.network_spec import EndpointSpec, NetworkSpec
+from vxlanfast.node_spec import NodeSpec
 
 VNET_HDR = bytes(10)
 

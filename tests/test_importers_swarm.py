@@ -13,7 +13,7 @@ import vxlanfast as vf
 from tests.swarm import NODES, ORACLE, Scene
 from tests.test_importers import SWARM, VALUES, changed, forged, survives
 from vxlanfast.importers import spec_from_docker
-from vxlanfast.node_spec import EndpointSpec, NetworkSpec
+from vxlanfast.network_spec import EndpointSpec, NetworkSpec
 
 LAN = NetworkSpec(
     name="lan", lan=True, subnet=("198.51.100.0/24",), gateway=("198.51.100.1",),

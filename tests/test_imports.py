@@ -29,6 +29,11 @@ ALLOWED = {("_ext/node/survey.pyx", "vxlanfast._ext.io.format")} | {
     for suffix in ("pyx", "pyi")
     for module in ("format", "target", "writer")
 }
+#: What a plane is compiled of.
+CORE_NODES = {f"_ext.node.{name}" for name in (
+    "bridge", "encap", "fit", "proxy", "receive", "route", "send", "snoop",
+)}  # fmt: skip
+TABLES = {f"_ext.table.{name}" for name in ("dest", "fdb", "group", "neigh", "net")}
 #: Modules of the C library and of Python's C interface.
 LOWEST = ("libc", "posix", "cpython", "cython")
 
@@ -99,8 +104,9 @@ def test_core(path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "may"), [
     ("__init__", {"_ext.batch", "_ext.verdict", "capture", "dataplane", "errors", "explain", "files", "frame",
-                  "from_kernel", "hops", "importers", "ipvsadm_rules", "live", "live_spec", "mesh", "node_spec",
-                  "plane_stats", "replay", "service_spec", "spec", "split", "stats", "survey", "timed"}),
+                  "from_kernel", "hops", "importers", "ipvsadm_rules", "live", "live_spec", "mesh", "network_spec",
+                  "node_spec", "node_toml", "plane_stats", "replay", "service_spec", "spec", "split", "stats", "survey",
+                  "timed"}),
     ("errors", set()),
     ("linktypes", set()),
     ("ends", set()),
@@ -111,7 +117,11 @@ def test_core(path: Path) -> None:
     ("checks", {"addr", "errors"}),
     ("service_spec", {"addr", "checks", "errors"}),
     ("live_spec", {"addr", "checks", "errors"}),
-    ("node_spec", {"addr", "checks", "errors", "live_spec", "service_spec", "spec"}),
+    ("network_spec", {"addr", "checks", "errors"}),
+    ("node_spec", {"addr", "checks", "live_spec", "network_spec", "service_spec", "spec"}),
+    ("node_toml", {"checks", "errors", "live_spec", "network_spec", "node_spec", "service_spec"}),
+    ("compiled", {"_ext.batch", *CORE_NODES, *TABLES, "addr", "mesh", "network_spec", "node_spec", "plane_stats",
+                  "service_spec", "spec"}),
     ("plane_stats", {"_ext.verdict"}),
     ("notify", set()),
     ("logs", set()),
@@ -127,15 +137,15 @@ def test_core(path: Path) -> None:
     ("links", {"addr", "checks", "errors", "netlink"}),
     ("path_mtu", {"addr"}),
     ("underlay_packet", {"_ext.io.ether", "addr", "errors", "links", "live_spec", "node_spec"}),
-    ("swarm", {"addr", "checks", "errors", "foreign", "node_spec", "service_spec"}),
-    ("names", {"addr", "dataplane", "node_spec", "service_spec"}),
+    ("swarm", {"addr", "checks", "errors", "foreign", "network_spec", "service_spec"}),
+    ("names", {"addr", "dataplane", "network_spec", "node_spec", "service_spec"}),
     ("resolver", {"checks", "errors", "names", "service_spec"}),
     ("upstream", {"checks", "errors", "resolver"}),
     ("stub_tcp", set()),
     ("stub", {"stub_tcp"}),
-    ("kernel_tables", {"addr", "dataplane", "errors", "foreign", "importers", "node_spec", "spec"}),
+    ("kernel_tables", {"addr", "compiled", "errors", "foreign", "importers", "network_spec", "node_spec", "spec"}),
     ("from_kernel", {"dataplane", "errors", "kernel_tables", "links", "netlink", "node_spec"}),
-    ("importers", {"addr", "errors", "foreign", "node_spec", "service_spec", "spec", "swarm"}),
+    ("importers", {"addr", "errors", "foreign", "network_spec", "node_spec", "service_spec", "spec", "swarm"}),
 ])  # fmt: skip
 def test_lower_modules(name: str, may: set[str]) -> None:
     found = {module.removeprefix("vxlanfast.") for module in ours(ROOT / f"vxlanfast/{name}.py")}

@@ -13,7 +13,8 @@ from scapy.packet import Packet, Raw
 
 import vxlanfast as vf
 from vxlanfast.addr import mac_of_ip, parse_ip
-from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec, PeerSpec, RouteSpec
+from vxlanfast.network_spec import EndpointSpec, NetworkSpec, PeerSpec, RouteSpec
+from vxlanfast.node_spec import NodeSpec
 from vxlanfast.service_spec import MeshSpec, PublishSpec, ServerSpec, ServiceSpec, VirtualSpec
 
 NODES = (1, 2, 3)

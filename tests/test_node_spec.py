@@ -6,7 +6,7 @@ import pytest
 
 import vxlanfast as vf
 from tests.support import ROOT
-from vxlanfast.node_spec import UNDERLAY
+from vxlanfast.network_spec import UNDERLAY
 
 GOOD = """
 [node]

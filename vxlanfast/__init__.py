@@ -29,8 +29,8 @@ _HOME = {
     "Dataplane": "dataplane", "Decision": "explain", "replay_file": "replay", "Replayed": "replay",
     "Drift": "plane_stats", "MeshCounts": "plane_stats", "NetworkTraffic": "plane_stats", "PlaneStats": "plane_stats",
     "Traffic": "plane_stats", "Translation": "mesh",
-    "EndpointSpec": "node_spec", "NetworkSpec": "node_spec", "NodeSpec": "node_spec", "PeerSpec": "node_spec",
-    "RouteSpec": "node_spec", "load_spec": "node_spec", "parse_spec": "node_spec",
+    "EndpointSpec": "network_spec", "NetworkSpec": "network_spec", "NodeSpec": "node_spec", "PeerSpec": "network_spec",
+    "RouteSpec": "network_spec", "load_spec": "node_toml", "parse_spec": "node_toml",
     "Candidate": "service_spec", "Flow": "service_spec",
     "MeshSpec": "service_spec", "PublishSpec": "service_spec", "ServerSpec": "service_spec",
     "ServiceSpec": "service_spec",
@@ -87,13 +87,13 @@ if TYPE_CHECKING:
     from vxlanfast.live_spec import LiveSpec as LiveSpec
     from vxlanfast.live_spec import TapSpec as TapSpec
     from vxlanfast.mesh import Translation as Translation
-    from vxlanfast.node_spec import EndpointSpec as EndpointSpec
-    from vxlanfast.node_spec import NetworkSpec as NetworkSpec
+    from vxlanfast.network_spec import EndpointSpec as EndpointSpec
+    from vxlanfast.network_spec import NetworkSpec as NetworkSpec
+    from vxlanfast.network_spec import PeerSpec as PeerSpec
+    from vxlanfast.network_spec import RouteSpec as RouteSpec
     from vxlanfast.node_spec import NodeSpec as NodeSpec
-    from vxlanfast.node_spec import PeerSpec as PeerSpec
-    from vxlanfast.node_spec import RouteSpec as RouteSpec
-    from vxlanfast.node_spec import load_spec as load_spec
-    from vxlanfast.node_spec import parse_spec as parse_spec
+    from vxlanfast.node_toml import load_spec as load_spec
+    from vxlanfast.node_toml import parse_spec as parse_spec
     from vxlanfast.plane_stats import Drift as Drift
     from vxlanfast.plane_stats import MeshCounts as MeshCounts
     from vxlanfast.plane_stats import NetworkTraffic as NetworkTraffic

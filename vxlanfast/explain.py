@@ -13,7 +13,7 @@ from vxlanfast.addr import VNI_MAX, format_ip
 from vxlanfast.errors import NotVxlan, SpecError
 from vxlanfast.frame import Decapsulated, decap
 from vxlanfast.mesh import Translation
-from vxlanfast.node_spec import UNDERLAY
+from vxlanfast.network_spec import UNDERLAY
 
 if TYPE_CHECKING:
     from vxlanfast.dataplane import Dataplane

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.verdict import Rule, Verdict
 from vxlanfast.addr import parse_ip, parse_mac
-from vxlanfast.node_spec import UNDERLAY
+from vxlanfast.network_spec import UNDERLAY
 
 if TYPE_CHECKING:
     from vxlanfast.dataplane import Dataplane

@@ -12,7 +12,8 @@ from typing import Any
 from vxlanfast.addr import VNI_MAX, parse_ip
 from vxlanfast.errors import SpecError
 from vxlanfast.foreign import Json, Object, read_objects, said_of, shown
-from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec, PeerSpec
+from vxlanfast.network_spec import EndpointSpec, NetworkSpec, PeerSpec
+from vxlanfast.node_spec import NodeSpec
 from vxlanfast.service_spec import MeshSpec
 from vxlanfast.spec import DEFAULT_PORT
 from vxlanfast.swarm import balancer_of, name_of, services_from_docker, swarm_networks

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vxlanfast.addr import VNI_MAX, format_ip, mac_of_ip, parse_ip
-from vxlanfast.dataplane import gateway_mac
+from vxlanfast.compiled import gateway_mac
 from vxlanfast.errors import SpecError
 from vxlanfast.foreign import Object
 from vxlanfast.importers import is_known, remote_of, vxlan_policies
-from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec, PeerSpec
+from vxlanfast.network_spec import EndpointSpec, NetworkSpec, PeerSpec
+from vxlanfast.node_spec import NodeSpec
 from vxlanfast.spec import DEFAULT_PORT
 
 Row = dict[str, Any]

@@ -23,7 +23,8 @@ from vxlanfast.from_kernel import FromKernel
 from vxlanfast.live_spec import TapSpec
 from vxlanfast.logs import Log
 from vxlanfast.nameserver import NameServer
-from vxlanfast.node_spec import UNDERLAY, EndpointSpec, NetworkSpec, NodeSpec
+from vxlanfast.network_spec import UNDERLAY, EndpointSpec, NetworkSpec
+from vxlanfast.node_spec import NodeSpec
 from vxlanfast.tap import GSO_MAX, Tap
 from vxlanfast.underlay import Underlay, open_underlay
 from vxlanfast.underlay_watch import UnderlayWatch

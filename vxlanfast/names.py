@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from vxlanfast.addr import parse_ip
 from vxlanfast.dataplane import Dataplane
-from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec
+from vxlanfast.network_spec import EndpointSpec, NetworkSpec
+from vxlanfast.node_spec import NodeSpec
 from vxlanfast.service_spec import PROTOCOLS, ServiceSpec
 
 #: In front of a service's name: its servers, whatever else the name alone leads to.

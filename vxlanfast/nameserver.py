@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from vxlanfast.addr import parse_ip
 from vxlanfast.dataplane import Dataplane
 from vxlanfast.names import Names
-from vxlanfast.node_spec import NetworkSpec, NodeSpec
+from vxlanfast.network_spec import NetworkSpec
+from vxlanfast.node_spec import NodeSpec
 from vxlanfast.resolver import UDP_MAX, Answer, Client, Forward, Resolver, need_dns
 from vxlanfast.stub import Stub
 from vxlanfast.stub_tcp import LATER, Caller, Later

@@ -13,7 +13,7 @@ from vxlanfast.capture import Capture, append, flush, open_capture
 from vxlanfast.dataplane import Dataplane
 from vxlanfast.errors import CaptureError, Interrupted, SpecError
 from vxlanfast.explain import Decision, as_comments
-from vxlanfast.node_spec import UNDERLAY
+from vxlanfast.network_spec import UNDERLAY
 from vxlanfast.plane_stats import PlaneStats
 from vxlanfast.sink import Sink, open_sink
 

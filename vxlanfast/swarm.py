@@ -11,7 +11,7 @@ from vxlanfast.addr import parse_ip
 from vxlanfast.checks import dns_name
 from vxlanfast.errors import SpecError
 from vxlanfast.foreign import Json, Object, read_objects, said_of
-from vxlanfast.node_spec import NetworkSpec
+from vxlanfast.network_spec import NetworkSpec
 from vxlanfast.service_spec import MODES, PROTOCOLS, PublishSpec, ServerSpec, ServiceSpec, VirtualSpec
 
 _ID = "[0-9a-z]{1,64}"

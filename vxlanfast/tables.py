@@ -9,7 +9,7 @@ from typing import Any
 from vxlanfast import ipvsadm
 from vxlanfast._ext.verdict import RULES, SENTENCES
 from vxlanfast.addr import VNI_MAX
-from vxlanfast.dataplane import GATEWAY
+from vxlanfast.compiled import GATEWAY
 from vxlanfast.errors import SpecError
 from vxlanfast.shown import Shown
 

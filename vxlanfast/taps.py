@@ -23,13 +23,13 @@ from vxlanfast.dataplane import Dataplane
 from vxlanfast.errors import SpecError
 from vxlanfast.filters import PacketFilter
 from vxlanfast.hops import inner_at
-from vxlanfast.node_spec import UNDERLAY
+from vxlanfast.network_spec import UNDERLAY
 from vxlanfast.plane_stats import Place
 
 #: ``outer``: packets of the underlay as they come and go. ``inner``: frames of networks as they enter by ports or out
 #: of tunnels. ``before``, ``after``: services and routing. ``dropped``: as they were when it was decided.
 STAGES = ("outer", "inner", "before", "after", "dropped")
-#: Of a plane's watcher (see ``dataplane.STAGES``): what is taken there, by the name of the stage for people.
+#: Of a plane's watcher (see ``compiled.STAGES``): what is taken there, by the name of the stage for people.
 _TAKEN = {
     "came": ("outer",), "inner": ("inner",), "before": ("before",), "after": ("after",), "went": ("outer", "dropped"),
 }  # fmt: skip

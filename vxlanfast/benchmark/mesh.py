@@ -24,7 +24,8 @@ from vxlanfast.benchmark.memory import PER, Act, Case, Rewind, address_of, copy_
 from vxlanfast.benchmark.plane import load_peer, peer_seconds
 from vxlanfast.benchmark.results import Figure
 from vxlanfast.dataplane import Dataplane
-from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec, RouteSpec
+from vxlanfast.network_spec import EndpointSpec, NetworkSpec, RouteSpec
+from vxlanfast.node_spec import NodeSpec
 from vxlanfast.service_spec import MeshSpec, ServerSpec, ServiceSpec, VirtualSpec
 
 SECOND_NS = 1_000_000_000

@@ -24,7 +24,8 @@ from vxlanfast.benchmark.inputs import OUTER_LEN, TRAFFIC, VTEPS, Traffic, make_
 from vxlanfast.benchmark.memory import PER, Act, Case, copy_of, time_slice
 from vxlanfast.benchmark.results import Figure
 from vxlanfast.dataplane import Dataplane
-from vxlanfast.node_spec import EndpointSpec, NetworkSpec, NodeSpec, PeerSpec
+from vxlanfast.network_spec import EndpointSpec, NetworkSpec, PeerSpec
+from vxlanfast.node_spec import NodeSpec
 
 #: Entries of the tables, and look-ups of a pass.
 ENTRIES = {"1 k": 1000, "1 M": 1_000_000}

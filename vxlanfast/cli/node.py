@@ -21,7 +21,7 @@ from vxlanfast.errors import OutputError, SpecError, VxlanFastError
 from vxlanfast.live import LiveNode
 from vxlanfast.logs import FORMATS, LEVELS, Log
 from vxlanfast.metrics import MetricsServer
-from vxlanfast.node_spec import load_spec
+from vxlanfast.node_toml import load_spec
 
 #: mallopt(3): blocks of that size and more come from the system, and go back to it when they are freed.
 M_MMAP_THRESHOLD, LARGE = -3, 1 << 17

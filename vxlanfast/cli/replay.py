@@ -13,7 +13,7 @@ from vxlanfast.cli.report import Reporter
 from vxlanfast.dataplane import Dataplane
 from vxlanfast.errors import CaptureError, SpecError
 from vxlanfast.explain import Decision
-from vxlanfast.node_spec import load_spec
+from vxlanfast.node_toml import load_spec
 from vxlanfast.replay import Replayed, replay_file
 from vxlanfast.tables import TABLES, counter_row, parse_tables
 
