@@ -144,7 +144,7 @@ def test_core(path: Path) -> None:
     ("stub_tcp", set()),
     ("stub", {"stub_tcp"}),
     ("kernel_tables", {"addr", "compiled", "errors", "foreign", "importers", "network_spec", "node_spec", "spec"}),
-    ("from_kernel", {"dataplane", "errors", "kernel_tables", "links", "netlink", "node_spec"}),
+    ("from_kernel", {"checks", "dataplane", "errors", "kernel_tables", "netlink", "node_spec"}),
     ("importers", {"addr", "errors", "foreign", "network_spec", "node_spec", "service_spec", "spec", "swarm"}),
 ])  # fmt: skip
 def test_lower_modules(name: str, may: set[str]) -> None:

@@ -26,10 +26,10 @@ from vxlanfast import decap_file
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.node.decap import Decap
 from vxlanfast._ext.verdict import Verdict
-from vxlanfast.errors import SpecError
+from vxlanfast.errors import DeviceError, SpecError
 from vxlanfast.recv import Received, Receiver
 from vxlanfast.rotate import RotatingCapture
-from vxlanfast.sockets import LiveError, open_tap, open_udp, vxlan_devices
+from vxlanfast.sockets import open_udp, vxlan_devices
 
 INNER = bytes.fromhex("02000000000b 02000000000a 88b5")
 VNI_42 = bytes.fromhex("0800000000002a00")
@@ -77,7 +77,7 @@ def local(target: object, **options: Any) -> tuple[Receiver, int]:
         options.setdefault("geneve_ports", ())
         try:
             return Receiver(target, ports=[port], bind=["127.0.0.1"], **options), port  # type: ignore[arg-type]
-        except LiveError:
+        except DeviceError:
             continue
     raise AssertionError("no free port")
 
@@ -381,9 +381,9 @@ def test_ports_that_cannot_be_had() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        with pytest.raises(LiveError, match=rf"UDP port {port} of 127.0.0.1: in use .*-i IFACE"):
+        with pytest.raises(DeviceError, match=rf"UDP port {port} of 127.0.0.1: in use .*-i IFACE"):
             open_udp("127.0.0.1", port)
-    with pytest.raises(LiveError, match=r"192\.0\.2\.7: no interface here"):
+    with pytest.raises(DeviceError, match=r"192\.0\.2\.7: no interface here"):
         open_udp("192.0.2.7", 5000)
 
 
@@ -398,7 +398,7 @@ def test_a_kernel_vxlan_device_in_the_way() -> None:
             pytest.skip(f"this kernel has no vxlan device: {error}")
         with inside(a):
             assert vxlan_devices() == ["vx7"]
-            with pytest.raises(LiveError, match=r"UDP port 4789 .*vxlan device vx7.*another port \(-p\).*-i IFACE"):
+            with pytest.raises(DeviceError, match=r"UDP port 4789 .*vxlan device vx7.*another port \(-p\).*-i IFACE"):
                 open_udp("0.0.0.0", 4789)
 
 
@@ -427,8 +427,8 @@ def test_to_a_tap_device(tmp_path: Path) -> None:
             until(more, "50 frames at the TAP")
         assert got == frames == frames_of(tmp_path / "out.pcapng")
         assert accounts[0].tap_written == 50
-    with pytest.raises(SpecError, match="a name of 1 to 15"):
-        open_tap("a name")
+    with pytest.raises(SpecError, match=r"tap = .a name.: .* 1 to 15 bytes"):
+        Receiver(None, tap="a name")
 
 
 @pytest.mark.root

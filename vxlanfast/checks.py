@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 
 from vxlanfast.addr import parse_ip, parse_mac
 from vxlanfast.errors import SpecError
+
+#: Bytes of a device's name: IFNAMSIZ without its end.
+DEVICE_NAME_MAX = 15
 
 
 def rule_error(key: str, value: object, rule: str) -> SpecError:
@@ -39,6 +43,14 @@ def dns_name(key: str, text: str) -> str:
     labels = text.encode("ascii", "replace").split(b".")
     if not text.isascii() or len(text) > 253 or not all(1 <= len(label) <= 63 for label in labels):
         raise rule_error(key, text, "labels of 1 to 63 ASCII characters with dots between, 253 in all")
+    return text
+
+
+def device_name(key: str, text: str) -> str:
+    """What the kernel takes as the name of a network device (dev_valid_name). SpecError: it would not."""
+    fine = 0 < len(os.fsencode(text)) <= DEVICE_NAME_MAX and text.isprintable() and not set(text) & set("/: ")
+    if not fine or text in (".", ".."):
+        raise rule_error(key, text, f"1 to {DEVICE_NAME_MAX} bytes, no space, slash or colon")
     return text
 
 

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import vxlanfast.netlink as netlink
+from vxlanfast.checks import device_name
 from vxlanfast.errors import SpecError, VxlanFastError
 from vxlanfast.kernel_tables import Device, KernelTables, Key, Merged, Tables
-from vxlanfast.links import check_name
 from vxlanfast.netlink import Namespace, Netlink, Overrun, Row, fdb_row, link_row, neigh_row, vlans_row
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class FromKernel:
         names = [devices] if isinstance(devices, str) else list(devices)
         if not names:
             raise SpecError("from-kernel: a vxlan device at least")
-        self.tables = KernelTables([check_name(name) for name in names])
+        self.tables = KernelTables([device_name("device", name) for name in names])
         self.namespace = namespace
         self.events = self.changes = self.applies = self.resyncs = self.overruns = self.errors = 0
         self.last_error: str | None = None

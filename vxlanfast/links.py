@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import vxlanfast.netlink as netlink
 from vxlanfast.addr import parse_mac
-from vxlanfast.checks import rule_error, station
+from vxlanfast.checks import device_name, rule_error, station
 from vxlanfast.errors import DeviceError, SpecError
 from vxlanfast.netlink import Namespace, Netlink, Overrun, Row, link_row, neigh_row
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import asyncio
 
 TUN = "/dev/net/tun"
-NAME_LEN = 15  # IFNAMSIZ without its end
 MTU_LEAST, MTU_MOST = 68, 65535
 GSO_MOST = 524280  # GSO_MAX_SIZE of the kernel: 8 times 65,535
 _GSO_IPV4_MAX_SIZE = 63  # IFLA_GSO_IPV4_MAX_SIZE, of Linux 6.3; pyroute2 has no name for it
@@ -51,14 +50,6 @@ def _link(row: Row) -> Link:
         index=row["ifindex"], name=row["ifname"], mac=row["address"], mtu=row["mtu"], up=row["up"],
         running=row["running"], kind=row.get("linkinfo", {}).get("info_kind", ""), gso_max=row["gso_max_size"],
     )  # fmt: skip
-
-
-def check_name(name: str) -> str:
-    """The name of a device. SpecError: it cannot be one."""
-    fine = 0 < len(os.fsencode(name)) <= NAME_LEN and name.isprintable() and not set(name) & set("/: ")
-    if not fine or name in (".", ".."):
-        raise rule_error("device", name, f"1 to {NAME_LEN} bytes, no space, slash or colon")
-    return name
 
 
 def need_tun() -> None:
@@ -144,8 +135,8 @@ def configure(
     the default route, one of a family. ``gso_max``: bytes of the longest super-frame, of IPv4 and IPv6. ``up`` None:
     as it is. Again is no error. SpecError: a value cannot be; DeviceError: the kernel refuses, no such device.
     """
-    check_name(name)
-    last = check_name(rename or name)
+    device_name("device", name)
+    last = device_name("device", rename or name)
     wanted = _wanted(mac, mtu, gso_max)
     interfaces = [_interface(text) for text in addresses]
     ways = _gateways(gateway)

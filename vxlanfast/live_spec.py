@@ -5,20 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vxlanfast.addr import parse_ip
-from vxlanfast.checks import address, among, rule_error
+from vxlanfast.checks import address, among, device_name, rule_error
 from vxlanfast.errors import SpecError
 
 UNDERLAYS = ("auto", "socket", "tap", "packet")
-#: IFNAMSIZ less its end.
-NAME_MAX = 15
 #: Of a TAP as underlay, where none is named.
 DEVICE = "vf-underlay"
-
-
-def device_name(key: str, text: str) -> None:
-    """SpecError where the kernel would not take it as a device's name."""
-    if not 0 < len(text.encode()) <= NAME_MAX or text in (".", "..") or any(c in "/: \t\n" for c in text):
-        raise rule_error(key, text, f"a device's name: 1 to {NAME_MAX} bytes, no slash, colon or space")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,15 +12,17 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from vxlanfast._ext.batch import PacketBatch
-from vxlanfast._ext.io.packet import write_frames
+from vxlanfast._ext.io.tap import TapEdge
 from vxlanfast._ext.io.writer import CaptureEncoder
 from vxlanfast._ext.verdict import SENTENCES, Verdict
 from vxlanfast.capture import FORMATS
-from vxlanfast.errors import SpecError
+from vxlanfast.checks import device_name
+from vxlanfast.errors import DeviceError, SpecError
 from vxlanfast.files import ETHERNET, RAW, Plan, VniSet, decap_plan
 from vxlanfast.rotate import RotatingCapture
-from vxlanfast.sockets import LiveError, PacketEdge, UdpReceiver, open_packet, open_tap, open_udp
+from vxlanfast.sockets import PacketEdge, UdpReceiver, open_packet, open_udp
 from vxlanfast.spec import DEFAULT_PORT, DEFAULT_PORTS
+from vxlanfast.tap import Tap
 
 if TYPE_CHECKING:
     from typing import Self
@@ -94,7 +96,7 @@ class Receiver:
     ``files``: see ``RotatingCapture``. ``count``: packets to write at most. Other options are those of
     ``decap_file``.
 
-    SpecError, LiveError or OutputError where something cannot be had.
+    SpecError, DeviceError or OutputError where something cannot be had.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ class Receiver:
         self.link = ETHERNET if interface else RAW
         self.edges: list[UdpReceiver | PacketEdge] = []
         self.output: RotatingCapture | None = None
-        self.tap: int | None = None
+        self.tap: Tap | None = None
         self.tap_written = self.tap_refused = 0
         self.warnings: dict[str, None] = {}
         self.stopping = False
@@ -138,7 +140,9 @@ class Receiver:
             else:
                 self._listen(bind, min(snaplen, 65535), buffer_len)
             if tap is not None:
-                self.tap = open_tap(tap)
+                self.tap = Tap(device_name("tap", tap), attach=None, offload=False)
+                self.tap.set_up()
+                self.tap_edge = TapEdge(self.tap.fd)
             if target is not None:
                 self.output = RotatingCapture(
                     target, self._encoder, seconds=seconds, megabytes=megabytes, files=files, ordered=reassemble
@@ -152,7 +156,7 @@ class Receiver:
             for port in (*self.ports, *self.geneve_ports):
                 try:
                     self.edges.append(open_udp(address, port, snaplen=snaplen, buffer_len=buffer_len))
-                except LiveError as error:
+                except DeviceError as error:
                     # A host without IPv6 listens over IPv4 alone, unless it was told to do otherwise.
                     if bind or ":" not in address or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                         raise
@@ -239,7 +243,7 @@ class Receiver:
                 step(batch, ordinal)
             ordinal += packets
             if self.tap is not None:
-                written, refused = write_frames(self.tap, batch)
+                written, refused = self.tap_edge.write(batch)
                 self.tap_written += written
                 self.tap_refused += refused
             if output is not None:
@@ -268,7 +272,7 @@ class Receiver:
                 try:
                     socket.if_nametoindex(edge.name)
                 except OSError:
-                    raise LiveError(f"{edge.name}: the interface is gone", number=errno.ENODEV) from error
+                    raise DeviceError(f"{edge.name}: the interface is gone", errno=errno.ENODEV) from error
             self.warnings[f"{edge.name}: {error.strerror}"] = None
 
     def _account(self, began: float) -> Received:
@@ -308,8 +312,7 @@ class Receiver:
         for edge in self.edges:
             edge.close()
         if self.tap is not None:
-            os.close(self.tap)
-            self.tap = None
+            self.tap.close()
         if self.output is not None:
             self.output.abort()
         if self._wake >= 0:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from vxlanfast._ext.io.mirror import MirrorSocket
 from vxlanfast._ext.io.packet import PacketSocket
 from vxlanfast.addr import parse_ip
-from vxlanfast.errors import SpecError, VxlanFastError
+from vxlanfast.errors import DeviceError
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["LiveError", "PacketEdge", "UdpReceiver", "open_packet", "open_udp", "vxlan_devices"]
+__all__ = ["PacketEdge", "UdpReceiver", "open_packet", "open_udp", "vxlan_devices"]
 
 ETH_P_ALL = 3
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
@@ -25,21 +25,6 @@ PACKET_ADD_MEMBERSHIP = 1
 PACKET_MR_PROMISC = 1
 SIOCETHTOOL = 0x8946
 ETHTOOL_GDRVINFO = 3
-SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
-TUNSETIFF = 0x400454CA
-IFF_TAP, IFF_NO_PI, IFF_UP = 2, 0x1000, 1
-NAME_MAX = 15  # bytes of an interface's name
-
-
-class LiveError(VxlanFastError, OSError):
-    """A device or socket that cannot be had: ``errno`` says why, the message which and what to do."""
-
-    def __init__(self, message: str, *, number: int | None = None) -> None:
-        super().__init__(message)
-        self.errno = number
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class UdpReceiver:
@@ -114,19 +99,19 @@ def vxlan_devices() -> list[str]:
 
 
 def open_udp(address: str, port: int, *, snaplen: int = 65535, buffer_len: int = 1 << 25) -> UdpReceiver:
-    """A UDP socket at ``address`` (``0.0.0.0`` and ``::`` are all of their own family). LiveError says why not."""
+    """A UDP socket at ``address`` (``0.0.0.0`` and ``::`` are all of their own family). DeviceError says why not."""
     six = len(parse_ip(address)) == 16
     try:
         sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     except OSError as error:
-        raise LiveError(f"UDP over IPv{6 if six else 4}: {error.strerror}", number=error.errno) from error
+        raise DeviceError(f"UDP over IPv{6 if six else 4}: {error.strerror}", errno=error.errno) from error
     try:
         if six:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             sock.bind((address, port))
         except OSError as error:
-            raise LiveError(_why_not(address, port, error), number=error.errno) from error
+            raise DeviceError(_why_not(address, port, error), errno=error.errno) from error
         return UdpReceiver(sock, snaplen=snaplen, buffer_len=buffer_len)
     except BaseException:
         sock.close()
@@ -155,26 +140,26 @@ def open_packet(
 ) -> PacketEdge:
     """A packet socket on ``interface``. ``promiscuous``: frames for others too; ``outgoing``: those that leave as well.
 
-    LiveError: no such interface, no privilege, or no Ethernet.
+    DeviceError: no such interface, no privilege, or no Ethernet.
     """
     try:
         number = socket.if_nametoindex(interface)
     except OSError:
         names = ", ".join(name for _, name in socket.if_nameindex())
-        raise LiveError(f"{interface}: no such interface; there are {names}", number=errno.ENODEV) from None
+        raise DeviceError(f"{interface}: no such interface; there are {names}", errno=errno.ENODEV) from None
     try:
         # Protocol 0: nothing arrives before it is known from where.
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     except PermissionError as error:
-        raise LiveError(
+        raise DeviceError(
             f"capturing at {interface}: not permitted; it needs CAP_NET_RAW (run it as root)",
-            number=error.errno,
+            errno=error.errno,
         ) from None
     try:
         sock.bind((interface, 0))
         kind = sock.getsockname()[3]
         if kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):  # both give Ethernet headers
-            raise LiveError(f"{interface}: no Ethernet interface (hardware type {kind})", number=errno.EINVAL)
+            raise DeviceError(f"{interface}: no Ethernet interface (hardware type {kind})", errno=errno.EINVAL)
         # What leaves the loopback arrives there as well: once is enough.
         outgoing = outgoing and kind != ARPHRD_LOOPBACK
         edge = PacketSocket(sock.fileno(), outgoing=outgoing, snaplen=snaplen, buffer_len=buffer_len)
@@ -183,38 +168,9 @@ def open_packet(
             request = struct.pack("iHH8s", number, PACKET_MR_PROMISC, 0, b"")
             sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
         return PacketEdge(sock, interface, edge)
-    except LiveError:
+    except DeviceError:
         sock.close()
         raise
     except OSError as error:
         sock.close()
-        raise LiveError(f"capturing at {interface}: {error.strerror}", number=error.errno) from error
-
-
-def open_tap(name: str) -> int:
-    """The descriptor of TAP device ``name``, made where there is none, and up. LiveError says why not."""
-    import os
-
-    if not 0 < len(name.encode()) <= NAME_MAX or "/" in name or any(c.isspace() for c in name):
-        raise SpecError(f"TAP device {name!r}: a name of 1 to {NAME_MAX} bytes without spaces and slashes")
-    fd = -1
-    try:
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            answer = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH22x", name.encode(), 0))
-            flags = struct.unpack_from("H", answer, 16)[0]
-            if not flags & IFF_UP:
-                fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags | IFF_UP))
-    except OSError as error:
-        if fd >= 0:
-            os.close(fd)
-        hints = {
-            errno.ENOENT: "there is no /dev/net/tun here (modprobe tun)",
-            errno.EACCES: "not permitted; it needs CAP_NET_ADMIN (run it as root)",
-            errno.EPERM: "not permitted; it needs CAP_NET_ADMIN (run it as root)",
-            errno.EBUSY: "in use by another program",
-        }
-        hint = hints.get(error.errno or 0, str(error.strerror))
-        raise LiveError(f"TAP device {name}: {hint}", number=error.errno) from error
-    return fd
+        raise DeviceError(f"capturing at {interface}: {error.strerror}", errno=error.errno) from error

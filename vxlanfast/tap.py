@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import struct
 
 from vxlanfast.errors import DeviceError
@@ -14,6 +15,7 @@ from vxlanfast.netlink import in_namespace, namespace_path
 TUNSETIFF = 0x400454CA
 TUNSETOFFLOAD = 0x400454D0
 TUNSETVNETHDRSZ = 0x400454D8
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x0001
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE, IFF_TUN_EXCL = 0x0002, 0x1000, 0x4000, 0x0100, 0x8000
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 TUN_F_UDP_TUNNEL_GSO, TUN_F_UDP_TUNNEL_GSO_CSUM = 0x080, 0x100
@@ -115,6 +117,20 @@ class Tap:
         """Whether its namespace's name leads nowhere now, or to another one: a namespace that was deleted lives on as
         long as this is open, and nobody else is in it."""
         return self._where() != self._place
+
+    def set_up(self) -> None:
+        """Up, by an ioctl: needs no library, as ``links.configure`` does, which sets everything else."""
+
+        def run() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                answer = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH22x", self.name.encode(), 0))
+                flags = struct.unpack_from("H", answer, 16)[0] | IFF_UP
+                fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH22x", self.name.encode(), flags))
+
+        try:
+            in_namespace(self.namespace or None, run)
+        except OSError as error:
+            raise DeviceError(f"device {self.name}: {error.strerror}: it stays down", errno=error.errno) from None
 
     def fileno(self) -> int:
         """Its file descriptor."""

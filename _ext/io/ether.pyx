@@ -13,6 +13,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from vxlanfast._ext.batch cimport Columns, row_body, row_head, rows_init
 from vxlanfast._ext.io.edge cimport FRAME_ROOM, Edge, LiveEdge
+from vxlanfast._ext.io.system cimport SOL_PACKET, getsockopt, iovec, readv, writev
 from vxlanfast._ext.io.vnet cimport (
     VNET_GSO_ECN, VNET_GSO_NONE, VNET_GSO_TUNNEL4, VNET_GSO_TUNNEL6, VNET_GSO_UDP_L4, VNET_HDR_LEN, VNET_NEEDS_CSUM,
     VNET_TUNNEL_LEN, vnet_accept, vnet_outer, vnet_put,
@@ -29,13 +30,6 @@ from vxlanfast._ext.wire.segment cimport SEG_HDR_MAX, Shape, segment_put, shape_
 from vxlanfast._ext.wire.udp cimport UDP_HDR_LEN, UDP_OFF_CSUM, UDP_OFF_DST, UDP_OFF_LEN
 from vxlanfast._ext.wire.vxlan cimport VXLAN_HDR_LEN
 
-cdef extern from "sys/uio.h" nogil:
-    cdef struct iovec:
-        void *iov_base
-        size_t iov_len
-    ssize_t readv(int fd, const iovec *iov, int count)
-    ssize_t writev(int fd, const iovec *iov, int count)
-
 cdef extern from "<linux/if_packet.h>" nogil:
     struct tpacket_stats:
         uint32_t tp_packets
@@ -43,11 +37,7 @@ cdef extern from "<linux/if_packet.h>" nogil:
     enum:
         PACKET_STATISTICS
 
-cdef extern from "<sys/socket.h>" nogil:
-    int getsockopt(int fd, int level, int name, void *value, unsigned *length)
-
 cdef enum:
-    SOL_PACKET = 263
     FRONT_LEN = 64          # in front of each frame: headers of a last datagram that is shorter
     DATAGRAMS_MAX = 128     # in one super-frame: the kernel's UDP_MAX_SEGMENTS of Linux 6.9
     SEGMENTS_MAX = 64       # of ours: what it was before

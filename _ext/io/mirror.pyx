@@ -3,14 +3,16 @@
 The kernel keeps a datagram's IP and UDP headers to itself and tells addresses, ports, TTL and TOS apart; so they are written
 again in front of the payload, and rows are IP packets (link type RAW, 101) as a capture of the wire would have them.
 """
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from vxlanfast._ext.batch cimport Columns, PacketBatch
-from vxlanfast._ext.io.slots cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, SCM_TIMESTAMPNS, SLOT_COUNT, SO_RXQ_OVFL, SO_TIMESTAMPNS, SOL_SOCKET, Slots,
-    cmsghdr, getsockopt, msghdr, now_ns, set_buffer, set_flag, slot_place, slot_time, slots_close, slots_open, slots_receive,
+from vxlanfast._ext.batch cimport Columns
+from vxlanfast._ext.io.arrivals cimport Arrivals
+from vxlanfast._ext.io.slots cimport set_flag, slot_place, slot_time
+from vxlanfast._ext.io.system cimport (
+    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, SCM_TIMESTAMPNS, SO_RXQ_OVFL, SOL_SOCKET, cmsghdr, getsockopt,
+    msghdr,
 )
 from vxlanfast._ext.wire.csum cimport csum, csum_finish_udp, csum_pseudo6
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, load_host32
@@ -21,8 +23,6 @@ from vxlanfast._ext.wire.udp cimport UDP_HDR_LEN, udp_set_csum, udp_write
 
 cdef extern from "<netinet/in.h>" nogil:
     enum:
-        AF_INET
-        AF_INET6
         IPPROTO_IP
         IPPROTO_IPV6
         IP_PKTINFO
@@ -94,24 +94,18 @@ cdef inline void listen_to(msghdr *m, Said *out) noexcept nogil:
         c = CMSG_NXTHDR(m, c)
 
 
-cdef class MirrorSocket:
-    """Receives from the bound UDP socket ``fd`` (which stays its owner's: keep it open, close it afterwards).
+cdef class MirrorSocket(Arrivals):
+    """Receives from the bound UDP socket ``fd``.
 
     ``snaplen``: bytes taken of a datagram's payload. ``buffer_len``: bytes of receive buffer to ask for; what it came to is
-    ``buffer_len``. Counters: ``packets``, ``bytes`` (of payload, as sent), ``truncated`` (longer than ``snaplen``), and
-    ``dropped``, which the kernel threw away since the socket was made because nobody took them in time. One thread at a time.
+    ``buffer_len``. ``bytes``: of payload. ``dropped``: what the kernel threw away since the socket was made because nobody took
+    it in time.
     """
-    cdef Slots s
-    cdef int fd
     cdef uint16_t port
     cdef bint six
     cdef uint8_t address[16]
     cdef uint32_t drops_seen
     cdef uint64_t drops
-    cdef readonly int buffer_len
-    cdef readonly uint64_t packets
-    cdef readonly uint64_t bytes
-    cdef readonly uint64_t truncated
 
     def __cinit__(self, int fd, *, uint32_t snaplen=DATAGRAM_MAX, int buffer_len=1 << 25):
         cdef uint8_t name[128]
@@ -124,13 +118,10 @@ cdef class MirrorSocket:
         family = (<uint16_t *>name)[0]
         if family != AF_INET and family != AF_INET6:
             raise ValueError(f"a socket of address family {family}: AF_INET or AF_INET6")
-        self.fd = fd
         self.six = family == AF_INET6
         self.port = load_be16(name + 2)
         memcpy(self.address, name + (8 if self.six else 4), 16 if self.six else 4)
-        if not slots_open(&self.s, snaplen):
-            raise MemoryError
-        set_flag(fd, SOL_SOCKET, SO_TIMESTAMPNS)
+        self.begin(fd, f"the socket of UDP port {self.port}", snaplen, buffer_len)
         set_flag(fd, SOL_SOCKET, SO_RXQ_OVFL)
         if self.six:
             for option in (IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS):
@@ -138,10 +129,6 @@ cdef class MirrorSocket:
         else:
             for option in (IP_PKTINFO, IP_RECVTTL, IP_RECVTOS):
                 set_flag(fd, IPPROTO_IP, option)
-        self.buffer_len = set_buffer(fd, buffer_len)
-
-    def __dealloc__(self):
-        slots_close(&self.s)
 
     cdef void note_drops(self, uint32_t now) noexcept nogil:
         """The kernel's count, which never goes back but wraps."""
@@ -150,7 +137,7 @@ cdef class MirrorSocket:
             self.drops_seen = now
 
     cdef void make_row(self, Columns *c, uint32_t k, uint16_t port_in, int64_t now) noexcept nogil:
-        cdef uint32_t i = c.n, taken = 0, off, whole = self.s.messages[k].msg_len, head
+        cdef uint32_t taken = 0, off, whole = self.s.messages[k].msg_len, head
         cdef msghdr *m = &self.s.messages[k].msg_hdr
         cdef const uint8_t *name = <const uint8_t *>m.msg_name
         cdef uint8_t *p
@@ -176,51 +163,8 @@ cdef class MirrorSocket:
             ipv4_write(p, said.tos, <uint16_t>(head + whole), 0, 0, said.hops, IP_PROTO_UDP, load_be32(name + 4),
                        load_be32(said.to if said.to != NULL else self.address))
             udp_write(p + IPV4_HDR_LEN, load_be16(name + 2), self.port, <uint16_t>(UDP_HDR_LEN + whole), 0)
-        c.off[i] = off
-        c.len[i] = head + taken
-        c.wire_len[i] = head + whole
-        c.rec[i] = 0xFFFFFFFFU
-        c.ts_ns[i] = said.ts_ns if said.ts_ns else now
-        c.link[i] = LINK_RAW
-        c.port_in[i] = port_in
-        c.n = c.n_source = i + 1
-        self.packets += 1
+        self.add_row(c, off, head + taken, head + whole, LINK_RAW, port_in, said.ts_ns if said.ts_ns else now)
         self.bytes += whole
-
-    def receive(self, PacketBatch batch not None, uint16_t port_in=0, uint32_t limit=1024):
-        """Add the datagrams that are there now, ``limit`` at most, as rows of ``batch``: how many. It never waits.
-
-        OSError: what the socket says, an ICMP error about something sent by it aside.
-        """
-        cdef Columns *c = &batch.c
-        cdef uint32_t total = 0, want, k
-        cdef int n = 0
-        cdef int64_t now
-        batch._require_idle("receive into")
-        with nogil:
-            now = now_ns()
-            while total < limit:
-                want = limit - total if limit - total < SLOT_COUNT else SLOT_COUNT
-                n = slots_receive(&self.s, self.fd, c, want)
-                if n == -EINTR:
-                    continue
-                if n <= 0:
-                    break
-                for k in range(<uint32_t>n):
-                    self.make_row(c, k, port_in, now)
-                total += n
-                if <uint32_t>n < want:
-                    break
-        if n == -1000:
-            if total == 0:
-                raise MemoryError("no room to receive into")
-        elif n < 0 and n != -EAGAIN and total == 0:
-            raise OSError(-n, f"receiving at UDP port {self.port}")
-        return total
-
-    def fileno(self):
-        """The socket, for who waits."""
-        return self.fd
 
     @property
     def dropped(self):

@@ -10,42 +10,10 @@ from libc.string cimport memcpy
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from vxlanfast._ext.batch cimport Columns, batch_grow_arena, batch_grow_rows, rows_init
-
-cdef extern from "<sys/socket.h>" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    struct msghdr:
-        void *msg_name
-        unsigned msg_namelen
-        iovec *msg_iov
-        size_t msg_iovlen
-        void *msg_control
-        size_t msg_controllen
-        int msg_flags
-    struct mmsghdr:
-        msghdr msg_hdr
-        unsigned msg_len
-    struct cmsghdr:
-        size_t cmsg_len
-        int cmsg_level
-        int cmsg_type
-    cmsghdr *CMSG_FIRSTHDR(msghdr *m)
-    cmsghdr *CMSG_NXTHDR(msghdr *m, cmsghdr *c)
-    uint8_t *CMSG_DATA(cmsghdr *c)
-    int recvmmsg(int fd, mmsghdr *messages, unsigned count, int flags, timespec *timeout)
-    int sendmmsg(int fd, mmsghdr *messages, unsigned count, int flags)
-    int setsockopt(int fd, int level, int name, const void *value, unsigned length)
-    int getsockopt(int fd, int level, int name, void *value, unsigned *length)
-    enum:
-        MSG_DONTWAIT
-        MSG_TRUNC
-        SOL_SOCKET
-        SO_RCVBUF
-        SO_RCVBUFFORCE
-        SO_RXQ_OVFL
-        SO_TIMESTAMPNS
-        SCM_TIMESTAMPNS
+from vxlanfast._ext.io.system cimport (
+    CMSG_DATA, MSG_DONTWAIT, MSG_TRUNC, SOL_SOCKET, SO_RCVBUF, SO_RCVBUFFORCE, cmsghdr, getsockopt, iovec, mmsghdr, recvmmsg,
+    setsockopt,
+)
 
 cdef enum:
     SLOT_COUNT = 64         # messages a system call

@@ -5,9 +5,11 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from vxlanfast._ext.batch cimport Columns, row_body, row_head, rows_init
+from vxlanfast._ext.batch cimport Columns, PacketBatch, row_at, row_body, row_count, row_head, rows_init
 from vxlanfast._ext.io.edge cimport FRAME_ROOM, Edge, LiveEdge
+from vxlanfast._ext.io.system cimport iovec, readv, writev
 from vxlanfast._ext.io.vnet cimport VNET_HDR_LEN, VNET_TUNNEL_LEN, vnet_accept, vnet_outer, vnet_partial, vnet_put, vnet_put_tunnel
+from vxlanfast._ext.verdict cimport PASS
 from vxlanfast._ext.wire.csum cimport csum_finish, csum_short
 from vxlanfast._ext.wire.endian cimport store_be16
 from vxlanfast._ext.wire.ipv4 cimport IP_PROTO_TCP, IPV4_OFF_CSUM, IPV4_OFF_TOTAL_LEN
@@ -18,13 +20,6 @@ from vxlanfast._ext.wire.segment cimport (
 )
 from vxlanfast._ext.wire.tcp cimport TCP_FLAG_CWR, TCP_FLAG_FIN, TCP_FLAG_PSH, TCP_OFF_FLAGS
 from vxlanfast._ext.wire.udp cimport UDP_OFF_LEN
-
-cdef extern from "sys/uio.h" nogil:
-    cdef struct iovec:
-        void *iov_base
-        size_t iov_len
-    ssize_t readv(int fd, const iovec *iov, int count)
-    ssize_t writev(int fd, const iovec *iov, int count)
 
 cdef enum:
     MERGE_MAX = 64          # segments put together
@@ -292,3 +287,18 @@ cdef class TapEdge(LiveEdge):
 
     def __dealloc__(self):
         free(self.e)
+
+    def write(self, PacketBatch batch not None):
+        """The rows that passed, each as it is, whatever port they leave by: how many were written, and how many were not, for the
+        kernel did not take them or they are no Ethernet frames."""
+        cdef Columns *c = &batch.c
+        cdef uint32_t k, i
+        cdef uint64_t asked = 0, before = self.e.n.tx_packets
+        with nogil:
+            for k in range(row_count(c)):
+                i = row_at(c, k)
+                if c.verdict[i] == PASS:
+                    asked += 1
+                    if c.link[i] == LINK_ETHERNET:
+                        tap_whole(<TapState *>self.e, c, i)
+        return self.e.n.tx_packets - before, asked - (self.e.n.tx_packets - before)

@@ -12,6 +12,9 @@ from libc.string cimport memcpy, memset
 
 from vxlanfast._ext.batch cimport Columns, row_body, row_head, rows_init
 from vxlanfast._ext.io.edge cimport Edge, LiveEdge
+from vxlanfast._ext.io.system cimport (
+    AF_INET, AF_INET6, MSG_DONTWAIT, MSG_TRUNC, iovec, mmsghdr, msghdr, recvmmsg, sendmmsg,
+)
 from vxlanfast._ext.wire.csum cimport csum, csum_finish, csum_finish_udp, csum_fold
 from vxlanfast._ext.wire.endian cimport load_be16, load_be32, store_be16
 from vxlanfast._ext.wire.eth cimport ETH_HDR_LEN, ETH_TYPE_IPV4, ETH_TYPE_IPV6
@@ -84,20 +87,6 @@ cdef extern from * nogil:
         return used;
     }
     """
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    struct msghdr:
-        void *msg_name
-        unsigned msg_namelen
-        iovec *msg_iov
-        size_t msg_iovlen
-        void *msg_control
-        size_t msg_controllen
-        int msg_flags
-    struct mmsghdr:
-        msghdr msg_hdr
-        unsigned msg_len
     struct sockaddr_in:
         uint16_t sin_family
         uint16_t sin_port
@@ -106,10 +95,6 @@ cdef extern from * nogil:
         uint16_t sin6_family
         uint16_t sin6_port
         uint8_t sin6_addr[16]
-    int recvmmsg(int fd, mmsghdr *messages, unsigned count, int flags, void *timeout)
-    int sendmmsg(int fd, mmsghdr *messages, unsigned count, int flags)
-    int MSG_DONTWAIT, MSG_TRUNC
-    int AF_INET, AF_INET6
     struct vf_said:
         unsigned gro
         unsigned tos

@@ -150,7 +150,7 @@ def test_without_privilege(tmp_path: Path) -> None:
 
     assert_one_line(unprivileged(tmp_path / "out", "-i", "lo"), 1, "lo: not permitted; it needs CAP_NET_RAW")
     where = ("--bind", "127.0.0.1", "--geneve-port", 0, "-p")
-    assert_one_line(unprivileged("--tap", "tap7", *where, free_port()), 1, "TAP device tap7: ")
+    assert_one_line(unprivileged("--tap", "tap7", *where, free_port()), 1, "device tap7: ", "CAP_NET_ADMIN")
     assert_one_line(unprivileged(tmp_path / "out", *where, 80), 1, "UDP port 80 of 127.0.0.1: not permitted")
     port = free_port()
     run = subprocess.Popen(
