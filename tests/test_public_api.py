@@ -103,8 +103,7 @@ Departure
     port: str | None
     frame: bytes
     conn: int | None
-DeviceError (VxlanFastError, OSError)
-    __init__(message: str, *, errno: int | None = None, path: str | None = None) -> None
+DeviceError (_SystemError)
 Drift
     missing: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -278,8 +277,7 @@ Outer
     ecn: int
     vxlan_flags: int
     headers: memoryview
-OutputError (VxlanFastError, OSError)
-    __init__(message: str, *, errno: int | None = None, path: str | None = None) -> None
+OutputError (_SystemError)
 PacketBatch
     property arena
     assign_ports(ports)

@@ -37,8 +37,8 @@ class CaptureError(VxlanFastError, ValueError):
         self.stats: object = None
 
 
-class OutputError(VxlanFastError, OSError):
-    """An output that cannot be opened, written or given its name: ``filename`` says which, ``errno`` why."""
+class _SystemError(VxlanFastError, OSError):
+    """What the operating system refused, in our words: ``errno`` says why, ``filename`` which file, if any."""
 
     def __init__(self, message: str, *, errno: int | None = None, path: str | None = None) -> None:
         super().__init__(message)
@@ -50,31 +50,20 @@ class OutputError(VxlanFastError, OSError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # OSError's own would forget what did not come as arguments.
-        return _output_error, (self.args[0], self.errno, self.filename)
+        return _again, (type(self), self.args[0], self.errno, self.filename)
 
 
-def _output_error(message: str, errno: int | None, path: str | None) -> OutputError:
-    return OutputError(message, errno=errno, path=path)
+def _again(kind: type[_SystemError], message: str, errno: int | None, path: str | None) -> _SystemError:
+    return kind(message, errno=errno, path=path)
 
 
-class DeviceError(VxlanFastError, OSError):
-    """A network device or namespace that cannot be opened, made or changed: ``errno`` says why, ``filename`` which file
-    was meant, if any."""
-
-    def __init__(self, message: str, *, errno: int | None = None, path: str | None = None) -> None:
-        super().__init__(message)
-        self.errno = errno
-        self.filename = path
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _device_error, (self.args[0], self.errno, self.filename)
+class OutputError(_SystemError):
+    """An output that cannot be opened, written or given its name: ``filename`` says which, ``errno`` why."""
 
 
-def _device_error(message: str, errno: int | None, path: str | None) -> DeviceError:
-    return DeviceError(message, errno=errno, path=path)
+class DeviceError(_SystemError):
+    """A network device, socket or namespace that cannot be opened, made or changed: ``errno`` says why, ``filename``
+    which file was meant, if any."""
 
 
 class MissingLibraryError(VxlanFastError, ImportError):
