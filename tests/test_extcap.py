@@ -135,6 +135,7 @@ def test_installation(tmp_path: Path) -> None:
             act(folder)
     (tmp_path / "file").touch()
     assert_one_line(vxlanfast("extcap", "--install", tmp_path / "file"), 1, str(tmp_path / "file"))
+    assert_one_line(vxlanfast("extcap", "--install", "--dir", folder), 2, "--dir", "a DIR, and nothing else")
 
 
 def test_the_personal_folder(monkeypatch: pytest.MonkeyPatch) -> None:

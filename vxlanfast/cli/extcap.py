@@ -24,7 +24,7 @@ LEVELS = options.Parsed("N|all", options.number_or("all", 1, 255))
     is_flag=False,
     flag_value="",
     metavar="[DIR]",
-    help="Make it known to Wireshark: put it into its personal extcap folder, or DIR.",
+    help="Make it known to Wireshark: put it into its extcap folder, or DIR.",
 )
 @click.option("--uninstall", is_flag=False, flag_value="", metavar="[DIR]", help="Take it out again.")
 @click.option("--extcap-interfaces", "list_interfaces", is_flag=True, help="Wireshark asks: what interfaces there are.")
@@ -58,6 +58,8 @@ def command(
     --install makes Wireshark list "VXLAN and GENEVE mirror receiver", and one interface for each of this machine. The
     rest is what Wireshark calls it with.
     """
+    if ctx.args and (install is not None or uninstall is not None):  # Wireshark may know more options
+        raise click.UsageError(f"{ctx.args[0]}: --install and --uninstall take a DIR, and nothing else")
     if install is not None:
         print(f"installed: {extcap.install(Path(install) if install else None)}; restart Wireshark, or F5 in it")
         return
