@@ -369,11 +369,17 @@ def _in_pieces(key: str, items: Iterator[Any]) -> Iterator[bytes]:
 
 def _node_lines(name: str, row: Mapping[str, Any]) -> list[str]:
     if name == "status":
-        texts = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
-        return [f"{key} {value}" for key, value in texts.items()]
+        return [f"{key} {_words(value)}" for key, value in row.items() if value or value == 0]
     keys = list(dict.fromkeys(key for counters in row.values() for key in counters))
     rows = [(port, *(f"{counters.get(key, 0):,}" for key in keys)) for port, counters in row.items()]
     return list(aligned(("port", *(key.replace("_", " ") for key in keys)), rows))
+
+
+def _words(value: object) -> str:
+    """``a b`` of a list, ``a 1 b 2`` of a mapping."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{key} {_words(one)}" for key, one in value.items())
+    return " ".join(map(_words, value)) if isinstance(value, list) else str(value)
 
 
 def _short(value: object) -> str:

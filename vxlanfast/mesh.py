@@ -15,7 +15,7 @@ from vxlanfast._ext.table.net import NetTable
 from vxlanfast._ext.table.sctpstate import NAMES as SCTP_NAMES
 from vxlanfast._ext.table.service import ServiceTable
 from vxlanfast._ext.table.tcpstate import NAMES as TCP_NAMES
-from vxlanfast.addr import parse_ip
+from vxlanfast.addr import format_ip, parse_ip
 from vxlanfast.errors import SpecError, TableFullError
 from vxlanfast.ipvsadm_rules import host_port
 from vxlanfast.node_spec import NodeSpec
@@ -238,7 +238,9 @@ class MeshState:
         number = self.service_number(service, address)
         found = self.servers.get((number, parse_ip(address), port))
         if found is None:
-            raise SpecError(f"service {service}: no server {address} port {port}")
+            known = [host_port(format_ip(one), at) for owner, one, at in self.servers if owner == number]
+            rule = f"there are {', '.join(known[:8]) or 'none'}{', …' if len(known) > 8 else ''}"
+            raise SpecError(f"service {service}: no server {address} port {port}; {rule}")
         return found
 
     def set_server(self, service: str, address: str, port: int, **change: int) -> None:

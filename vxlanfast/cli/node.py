@@ -68,7 +68,8 @@ def command(
     except SpecError as error:
         raise click.UsageError(str(error)) from None
     if check:
-        print(f"{config}: {len(spec.network)} networks, {len(spec.ports) - 1} ports, {len(spec.service)} services")
+        counts = {"network": len(spec.network), "port": len(spec.ports) - 1, "service": len(spec.service)}
+        print(f"{config}: " + ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items()))
         return
     node = LiveNode(
         spec, source=partial(load_spec, config), log=Log(form=form, level=log_level), from_kernel=devices,
