@@ -200,7 +200,7 @@ class FarEar:
         other.run("rm", "-f", self.file)
         command = shlex.join(map(str, (*inside, PYTHON, EXCHANGE, "hear", device, LAST)))
         other.start("sh", "-c", f"exec {command} > {self.file}")
-        until("it listens", self.said)
+        until("it listens", lambda: "listening" in self.said())  # what cat says of no file is no line of it
 
     def said(self) -> list[str]:
         return self.other.run("cat", self.file, check=False).splitlines()
