@@ -10,15 +10,13 @@ from threading import Event, Lock, RLock, Thread
 
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.io.edge import LiveEdge
-from vxlanfast._ext.io.poller import Poller, live_batch, set_turn
+from vxlanfast._ext.io.poller import Poller, live_batch
 from vxlanfast._ext.io.queue import QueueEdge
 from vxlanfast._ext.verdict import Verdict
 from vxlanfast.dataplane import Dataplane
 
 #: Between looks at timers, where no packet comes.
 TICK_MS = 250
-#: A turn of the thread's on a processor. The kernel's own, some 3 ms, is how long a packet waits behind anybody busy.
-TURN_NS = 500_000
 #: Lists of frames that may wait to be injected.
 INJECT_MAX = 1024
 #: Of packets that are no UDP, so many of a batch are looked at, so many bytes of each, and no other batch for so long.
@@ -125,7 +123,6 @@ class Forwarder:
             if self.cpu >= 0:
                 with suppress(OSError):
                     os.sched_setaffinity(0, {self.cpu})
-            set_turn(TURN_NS)
             self._loop()
         except BaseException as error:
             if self._on_crash is None:

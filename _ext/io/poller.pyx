@@ -11,34 +11,8 @@ cdef extern from * nogil:
     #include <stdint.h>
     #include <sys/epoll.h>
     #include <sys/eventfd.h>
-    #include <sys/syscall.h>
     #include <time.h>
     #include <unistd.h>
-
-    /* linux/sched/types.h, SCHED_ATTR_SIZE_VER0; the C library has no such call yet. */
-    struct vf_sched_attr {
-        uint32_t size, policy;
-        uint64_t flags;
-        int32_t nice;
-        uint32_t priority;
-        uint64_t runtime, deadline, period;
-    };
-
-    /* This thread's turns are ``ns`` long, of those that share fairly (SCHED_OTHER, 0; SCHED_BATCH, 3). -1: not. */
-    static int vf_set_turn(uint64_t ns)
-    {
-        struct vf_sched_attr a = {.size = sizeof a};
-        if (syscall(SYS_sched_getattr, 0, &a, sizeof a, 0) || (a.policy != 0 && a.policy != 3))
-            return -1;
-        a.runtime = ns;
-        return (int)syscall(SYS_sched_setattr, 0, &a, 0);
-    }
-
-    static int64_t vf_turn(void)
-    {
-        struct vf_sched_attr a = {.size = sizeof a};
-        return syscall(SYS_sched_getattr, 0, &a, sizeof a, 0) ? -1 : (int64_t)a.runtime;
-    }
 
     static int64_t vf_monotonic_ns(void)
     {
@@ -64,8 +38,6 @@ cdef extern from * nogil:
     }
     """
     int64_t vf_monotonic_ns()
-    int64_t vf_turn()
-    int vf_set_turn(uint64_t ns)
     int vf_epoll_add(int epfd, int fd, uint32_t number)
     int vf_epoll_wait(int epfd, uint32_t *numbers, int most, int timeout_ms)
     int epoll_create1(int flags)
@@ -233,15 +205,3 @@ cdef class Poller:
 def live_batch():
     """A batch with the room that live edges want."""
     return PacketBatch(16 * FILL_ROWS, FILL_ARENA)
-
-
-def set_turn(uint64_t ns):
-    """The calling thread asks to run ``ns`` nanoseconds at a time: the shorter, the sooner it has its turn among busy ones, and no
-    more of the processor. Linux 6.12 (EEVDF; kernel/sched/syscalls.c: 0.1 to 100 ms), and no privilege needed; older ones take
-    it and do nothing. Whether it was taken: not by a thread with a policy of its own, such as SCHED_FIFO."""
-    return vf_set_turn(ns) == 0
-
-
-def turn_ns():
-    """What the calling thread's turns are, in nanoseconds; 0: the kernel does not say, or has no such thing."""
-    return max(0, vf_turn())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import threading
 import time
@@ -12,8 +11,7 @@ import pytest
 
 import vxlanfast as vf
 from tests.io.edges import drain, pair, udp, vnet
-from tests.lab import need_root
-from vxlanfast._ext.io.poller import Poller, live_batch, set_turn, turn_ns
+from vxlanfast._ext.io.poller import Poller, live_batch
 from vxlanfast._ext.io.queue import QueueEdge
 from vxlanfast._ext.io.tap import TapEdge
 
@@ -126,34 +124,3 @@ def test_the_queue() -> None:
     assert queue.fileno() == -1 and queue.broken == 0
     with pytest.raises(ValueError, match="capacity = 0: 1 to 65536 frames"):
         QueueEdge(0)
-
-
-def test_turns() -> None:
-    """A thread's turns are its own; one with a policy that is not the usual one keeps it."""
-    seen: list[tuple[int, bool, int]] = []
-
-    def ask() -> None:
-        seen.append((turn_ns(), set_turn(500_000), turn_ns()))
-
-    before = turn_ns()
-    thread = threading.Thread(target=ask)
-    thread.start()
-    thread.join()
-    assert turn_ns() == before
-    if before:  # Linux 6.12
-        assert seen == [(before, True, 500_000)]
-
-
-@pytest.mark.root
-def test_a_thread_with_a_policy_of_its_own() -> None:
-    need_root()
-    seen: list[tuple[bool, int]] = []
-
-    def ask() -> None:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-        seen.append((set_turn(500_000), os.sched_getscheduler(0)))
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    thread.join()
-    assert seen == [(False, os.SCHED_FIFO)]
