@@ -1,6 +1,6 @@
 """Who stands beside whom in bench/live.py: paths between two stations, each in network namespaces of its own.
 
-    station ── host ── wire ── host ── station          overlays: the host on the right is the kernel's, always
+    station ── host ── wire ── host ── station          overlays: the host on the right is the kernel's, or ours as well
     client ── director ── server                        address translation
 
 A ``Lab`` is one turn of a side: what it made goes at its end, and what a bench that was killed left behind goes at the
@@ -31,8 +31,8 @@ PATIENCE_S = 30.0
 #: Of namespaces: whose bench made it, and which one.
 TAG = "vfbench{}{}"
 VNI, MTU = 42, 1450
-#: Of hosts on the wire; of our VTEP where it is behind a TAP device; of stations.
-HERE, THERE, BEHIND = "192.0.2.1", "192.0.2.2", "198.51.100.1"
+#: Of hosts on the wire; of our VTEPs where they are behind a TAP device; of stations.
+HERE, THERE, BEHIND, BEYOND = "192.0.2.1", "192.0.2.2", "198.51.100.1", "203.0.113.1"
 STATION, OTHER = "10.0.9.3", "10.0.9.4"
 #: Of translations: the published address, the client's, the address that servers see, and the server's.
 PUBLISHED, CLIENT, INNER, SERVER = "198.51.100.1", "198.51.100.2", "10.0.9.1", "10.0.9.2"
@@ -69,7 +69,8 @@ class Ends:
 @dataclass(frozen=True, slots=True)
 class Side:
     """``build`` makes its path in a Lab. ``pinned``: the forwarder has a core of its own, and load the others.
-    ``plain``: nothing on the wire or in a TAP is longer than a packet. ``job``: "overlay" or "nat"."""
+    ``plain``: nothing on the wire or in a TAP is longer than a packet. ``both``: ours at both ends. ``job``: "overlay"
+    or "nat"."""
 
     key: str
     name: str
@@ -78,6 +79,7 @@ class Side:
     pinned: bool = False
     plain: bool = False
     ours: bool = False
+    both: bool = False
     underlay: str = ""
 
 
@@ -151,7 +153,7 @@ class Lab:
 
     def node(self, namespace: str, config: str) -> int:
         """``vxlanfast node`` that is up: its process."""
-        file, log = self.folder / "node.toml", self.folder / "node.log"
+        file, log = self.folder / f"{namespace}.toml", self.folder / f"{namespace}.log"
         file.write_text(config)
         process = self.start(
             namespace, sys.executable, "-m", "vxlanfast", "node", "-c", file, "--control", "off", log=log
@@ -330,15 +332,28 @@ def ours(lab: Lab, side: Side) -> Ends:
     if not os.path.exists("/dev/net/tun"):
         raise CannotError("there is no /dev/net/tun")
     here, there, left, right = cable(lab, side)
-    vtep = HERE
-    if side.underlay == "tap":
-        vtep = BEHIND
-        lab.run(here, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        lab.ip(there, f"route add {BEHIND} via {HERE}")
-    kernel_end(lab, there, right, THERE, vtep, OTHER)
-    pid = lab.node(here, f"""
+    near, far = HERE, THERE
+    if side.underlay == "tap":  # the hosts route to what is behind their TAPs
+        near, far = BEHIND, BEYOND if side.both else THERE
+        for host, vtep, via in ((here, far, THERE), (there, near, HERE)):
+            lab.run(host, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+            if vtep != via:
+                lab.ip(host, f"route add {vtep} via {via}")
+    ends = overlay(left, right)
+    if side.both:
+        ends.daemons.append(our_end(lab, side, there, right, far, near, OTHER))
+    else:
+        kernel_end(lab, there, right, far, near, OTHER)
+    ends.daemons.append(our_end(lab, side, here, left, near, far, STATION))
+    ends.cpus = lab.others() if side.pinned else frozenset()
+    return lab.answers(ends)
+
+
+def our_end(lab: Lab, side: Side, host: str, station: str, local: str, remote: str, address: str) -> int:
+    """A node, and its station's TAP: the process."""
+    return lab.node(host, f"""
 [node]
-vtep = "{vtep}"
+vtep = "{local}"
 
 [live]
 underlay = "{side.underlay}"
@@ -347,7 +362,7 @@ cpu = {lab.forwarder_cpu() if side.pinned else -1}
 
 [[live.tap]]
 port = "eth0"
-namespace = "{left}"
+namespace = "{station}"
 offload = {toml(not side.plain)}
 
 [[network]]
@@ -356,16 +371,12 @@ vni = {VNI}
 subnet = "10.0.9.0/24"
 
 [[network.peer]]
-vtep = "{THERE}"
+vtep = "{remote}"
 
 [[network.endpoint]]
 port = "eth0"
-ip = "{STATION}"
+ip = "{address}"
 """)  # fmt: skip
-    ends = overlay(left, right)
-    ends.daemons = [pid]
-    ends.cpus = lab.others() if side.pinned else frozenset()
-    return lab.answers(ends)
 
 
 def open_vswitch(lab: Lab, side: Side) -> Ends:
@@ -522,6 +533,8 @@ SIDES = (
     ),
     Side("tap", "ours, TAP with tunnel GSO", ours, ours=True, underlay="tap"),
     Side("tap-pinned", "ours, TAP with tunnel GSO, pinned", ours, ours=True, underlay="tap", pinned=True),
+    Side("sockets-both", "ours at both ends, sockets", ours, ours=True, underlay="socket", both=True),
+    Side("tap-both", "ours at both ends, TAP with tunnel GSO", ours, ours=True, underlay="tap", both=True),
     Side("ovs", "Open vSwitch, userspace", open_vswitch),
     Side("ovs-pinned", "Open vSwitch, userspace, pinned", open_vswitch, pinned=True),
     Side("nat-direct", "veth, no translation", untranslated, job="nat"),

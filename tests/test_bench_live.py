@@ -70,15 +70,15 @@ def left(pid: int) -> list[str]:
 @pytest.mark.root
 @pytest.mark.slow
 def test_two_sides(tmp_path: Path) -> None:
-    """The kernel's and ours: every figure of an overlay, a table for each."""
+    """The kernel's, and ours at both ends: every figure of an overlay, a table for each."""
     need_bench()
-    turns, tables = run(tmp_path, "--sides", "kernel,sockets", "--rows", "tcp,small,latency")
-    sides, wanted = ("kernel", "sockets"), ("tcp out", "tcp in", "small out", "small in", "latency")
+    turns, tables = run(tmp_path, "--sides", "kernel,sockets-both", "--rows", "tcp,small,latency")
+    sides, wanted = ("kernel", "sockets-both"), ("tcp out", "tcp in", "small out", "small in", "latency")
     assert {(turn["side"], turn["what"]) for turn in turns} == {(side, what) for side in sides for what in wanted}
     assert all(turn["round"] == 0 for turn in turns)
     for turn in turns:
         adds_up(turn)
-    for text in ("P9: TCP", "P10: UDP", "UDP echo of 64 bytes", "**ours, sockets**", "0.55; 1.0", "CPython"):
+    for text in ("P9: TCP", "P10: UDP", "UDP echo of 64 bytes", "ours at both ends, sockets", "0.55; 1.0", "CPython"):
         assert text in tables
     assert "P11" not in tables
 

@@ -41,7 +41,7 @@ class Verbs(click.Group):
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="vxlanfast")
 def group() -> None:
-    """VXLAN off and on capture files, fast and right on every format; and captures through a VTEP of your own.
+    """VXLAN off and on capture files, fast and right on every format; and a VTEP of your own, on captures or live.
 
     \b
     vxlanfast decap mirror.pcapng.zst inner.pcap     the inner frames
