@@ -37,7 +37,6 @@ TICK_S = 0.25
 ASKED_MAX = 16
 
 
-
 def tap_specs(spec: NodeSpec) -> dict[str, TapSpec]:
     """The TAP of each port that is a device, by the port's name."""
     given = {tap.port: tap for tap in spec.live.tap}
