@@ -113,8 +113,13 @@ def test_full_queues(site: Site) -> None:
     )  # fmt: skip
     if tc.returncode:
         pytest.skip(f"no tbf here: {tc.stderr.strip()}")
-    run(site.task, PYTHON, "-c", DATAGRAMS)
-    counted = until("something was dropped", lambda: (c := site.counters())["tx_drops"] and c)
+
+    def dropped() -> dict[str, int] | None:
+        run(site.task, PYTHON, "-c", DATAGRAMS)
+        counters = site.counters()
+        return counters if counters["tx_drops"] else None
+
+    counted = until("something was dropped", dropped)
     assert counted["tx_packets"]
     delete = ["tc", "-n", site.node.namespace, "qdisc", "del", "dev", "wire", "root"]
     assert subprocess.run(delete, check=False).returncode == 0

@@ -427,7 +427,7 @@ def test_to_a_tap_device(tmp_path: Path) -> None:
             until(more, "50 frames at the TAP")
         assert got == frames == frames_of(tmp_path / "out.pcapng")
         assert accounts[0].tap_written == 50
-    with pytest.raises(SpecError, match=r"tap = .a name.: .* 1 to 15 bytes"):
+    with pytest.raises(SpecError, match="1 to 15 bytes"):
         Receiver(None, tap="a name")
 
 
