@@ -227,7 +227,7 @@ def _set_server(plane: Dataplane, act: str, request: Mapping[str, Any], now_ns: 
         raise SpecError(f"{name}: weight, upper or lower says what changes")
     try:
         plane.set_server(service, address, port, **given)
-    except SpecError:
+    except SpecError:  # a ValueError that says service and server itself
         raise
     except (ValueError, OverflowError) as error:
         raise SpecError(f"{name}: {error}") from None

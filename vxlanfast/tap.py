@@ -122,15 +122,15 @@ class Tap:
         """Up, by an ioctl: needs no library, as ``links.configure`` does, which sets everything else."""
 
         def run() -> None:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                answer = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH22x", self.name.encode(), 0))
-                flags = struct.unpack_from("H", answer, 16)[0] | IFF_UP
-                fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH22x", self.name.encode(), flags))
+            try:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                    answer = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sH22x", self.name.encode(), 0))
+                    flags = struct.unpack_from("H", answer, 16)[0] | IFF_UP
+                    fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH22x", self.name.encode(), flags))
+            except OSError as error:
+                raise DeviceError(f"device {self.name}: {error.strerror}: it stays down", errno=error.errno) from None
 
-        try:
-            in_namespace(self.namespace or None, run)
-        except OSError as error:
-            raise DeviceError(f"device {self.name}: {error.strerror}: it stays down", errno=error.errno) from None
+        in_namespace(self.namespace or None, run)
 
     def fileno(self) -> int:
         """Its file descriptor."""

@@ -4,7 +4,7 @@ A message's first ``SLOT_LEN`` bytes are received where they will stay, behind `
 front; only a longer one is copied, with its rest, to the arena's end. So memory is touched as data comes, not as it might.
 """
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec

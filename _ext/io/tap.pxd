@@ -1,5 +1,3 @@
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
-
 from vxlanfast._ext.io.edge cimport LiveEdge
 
 
