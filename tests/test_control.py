@@ -34,15 +34,14 @@ def raw(path: Path, data: bytes, *, half: bool = True) -> bytes:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(60)
         sock.connect(str(path))
-        out = b""
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused, and it says why
             sock.sendall(data)
             if half:
                 sock.shutdown(socket.SHUT_WR)
+        out = b""
+        with contextlib.suppress(ConnectionResetError):
             while more := sock.recv(65536):
                 out += more
-        except (BrokenPipeError, ConnectionResetError):
-            pass
         return out
 
 
@@ -171,22 +170,27 @@ def test_hostile_bytes(tmp_path: Path) -> None:
         assert ask(path, "show", table="status")
 
 
+def hung_up(client: ControlClient) -> None:
+    """Wait until the node has closed its end."""
+    poll = select.poll()
+    poll.register(client._socket, 0)
+    assert poll.poll(60_000) == [(client._socket.fileno(), select.POLLHUP)]
+
+
 def test_crowds_and_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So many clients and no more; who says nothing is hung up on."""
     monkeypatch.setattr(control, "CLIENTS_MAX", 3)
     path = tmp_path / "node.sock"
     with serving(path):
-        socks = []
-        for _ in range(3):
-            sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(60)
-            sock.connect(str(path))
-            sock.sendall(b'{"v":1,"do":"show","table":"status"}\n')
-            assert b'"ok":true' in sock.recv(65536)
-            socks.append(sock)
-        assert b"3 clients" in raw(path, b"", half=False)
-        for sock in socks:
-            sock.close()
+        with contextlib.ExitStack() as crowd:
+            for _ in range(3):
+                client = crowd.enter_context(ControlClient(str(path)))
+                assert list(client.ask("show", table="status"))
+            assert b"3 clients" in raw(path, b"", half=False)
+            one_more = crowd.enter_context(ControlClient(str(path)))
+            hung_up(one_more)
+            with pytest.raises(ControlError, match="3 clients are served"):  # said before anything was asked
+                list(one_more.ask("show", table="status"))
         monkeypatch.setattr(control, "PATIENCE_S", 0.2)
         until = time.monotonic() + 60
         while b"3 clients" in raw(path, b"", half=False) and time.monotonic() < until:

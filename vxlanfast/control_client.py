@@ -73,6 +73,8 @@ class ControlClient:
         """A request."""
         try:
             self._socket.sendall(json.dumps({"v": VERSION, "do": do, **rest}).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it refused before it was asked: what it said is still to be read
         except OSError as error:
             raise self._gone(error) from None
 
