@@ -27,14 +27,16 @@ class VxlanFastError(Exception):
 
 
 class CaptureError(VxlanFastError, ValueError):
-    """An input that cannot be read, or not to its end: ``path`` says which, ``offset`` (bytes) where."""
+    """An input that cannot be read, or not to its end: ``path`` says which, ``offset`` (bytes) where, ``stats`` what was
+    done before the fault, where a whole file was being worked on."""
 
-    def __init__(self, message: str, *, path: str | None = None, offset: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, path: str | None = None, offset: int | None = None, stats: object = None
+    ) -> None:
         super().__init__(message)
         self.path = path
         self.offset = offset
-        #: What was done before the fault (``Stats``), where a whole file was being worked on.
-        self.stats: object = None
+        self.stats = stats
 
 
 class _SystemError(VxlanFastError, OSError):

@@ -49,7 +49,11 @@ RAW = 101
 
 @dataclass(slots=True)
 class Plan:
-    """What a run does to each batch, and how its rows leave."""
+    """What a run does to each batch, and how its rows leave.
+
+    Nothing in it refers to the plan itself: its tables are megabytes, and are gone when the run is, not when Python next
+    looks for cycles.
+    """
 
     verb: str
     steps: list[Step]
@@ -191,9 +195,8 @@ def run(
             remarks.append(f"one thread was used: {plans[0].serial}")
         stats = replace(stats, warnings=tuple(remarks))
     if stats.fault is not None:
-        error = CaptureError(stats.fault, path=capture.name, offset=capture.decoder.offset)
-        error.stats = stats
-        raise error
+        offset = capture.decoder.offset
+        raise CaptureError(stats.fault, path=capture.name, offset=offset, stats=stats)
     return stats
 
 
@@ -273,7 +276,7 @@ def collect(
     return replace(stats, warnings=tuple(warnings))
 
 
-def _link_watch(plan: Plan, node: Decap | Encap, refusal: Verdict) -> Step:
+def _link_watch(links_seen: dict[int, int], node: Decap | Encap, refusal: Verdict) -> Step:
     """Behind ``node``: note which link types it refused (a scan of the rows only where there were any)."""
     seen = 0
 
@@ -284,15 +287,15 @@ def _link_watch(plan: Plan, node: Decap | Encap, refusal: Verdict) -> Step:
             seen = now
             for link, verdict in zip(batch.link, batch.verdict, strict=True):
                 if verdict == refusal:
-                    plan.links_seen[link] = plan.links_seen.get(link, 0) + 1
+                    links_seen[link] = links_seen.get(link, 0) + 1
 
     return step
 
 
-def _link_warnings(plan: Plan, what: str) -> list[str]:
+def _link_warnings(links_seen: dict[int, int], what: str) -> list[str]:
     return [
         f"link type {link_name(link)} {what}: {number:,} packets of it"
-        for link, number in sorted(plan.links_seen.items())
+        for link, number in sorted(links_seen.items())
     ]
 
 
@@ -358,7 +361,7 @@ def decap_plan(
         plan.steps.append(lambda batch, ordinal: frames.remember(batch))
     plan.steps.append(lambda batch, ordinal: decap.process(batch))
     plan.nodes.append(decap)
-    plan.steps.append(_link_watch(plan, decap, Verdict.PUNT_LINK_TYPE))
+    plan.steps.append(_link_watch(plan.links_seen, decap, Verdict.PUNT_LINK_TYPE))
     if inner_filter is not None:
         plan.steps.append(lambda batch, ordinal: inner_filter.process(batch))
         plan.nodes.append(inner_filter)
@@ -387,12 +390,13 @@ def decap_plan(
     if geneve_ports:  # IP without Ethernet may be in it
         usual = plan.links
         plan.links = lambda link: (*usual(link), RAW) if RAW not in usual(link) else usual(link)
-    plan.warn = lambda stats: _decap_warnings(plan, stats)
+    links_seen = plan.links_seen
+    plan.warn = lambda stats: _decap_warnings(links_seen, stats)
     return plan
 
 
-def _decap_warnings(plan: Plan, stats: Stats) -> list[str]:
-    warnings = _link_warnings(plan, "is not supported")
+def _decap_warnings(links_seen: dict[int, int], stats: Stats) -> list[str]:
+    warnings = _link_warnings(links_seen, "is not supported")
     if stats.packets and stats.others == stats.packets:
         seen = ", ".join(f"{n:,} {name}" for name, n in _by_name(stats))
         warnings.append(f"not one packet was VXLAN{f' ({seen})' if seen else ''}; --port adds UDP ports to look at")
@@ -509,7 +513,7 @@ def encap_plan(tunnel: TunnelSpec, *, inner: str | None = None) -> Plan:
     if inner_filter is not None:
         plan.steps.append(lambda batch, ordinal: inner_filter.process(batch))
         plan.nodes.append(inner_filter)
-    watch_links = _link_watch(plan, node, Verdict.DROP_NOT_ETHERNET)
+    watch_links = _link_watch(plan.links_seen, node, Verdict.DROP_NOT_ETHERNET)
 
     def encode(encoder: CaptureEncoder, batch: PacketBatch, start: int, ordinal: int) -> int | None:
         rest = encap_encode(node, encoder, batch, start, ordinal)
@@ -523,12 +527,13 @@ def encap_plan(tunnel: TunnelSpec, *, inner: str | None = None) -> Plan:
     plan.keep_link = True
     plan.snaplen_min = 262144
     plan.finish = lambda: {"over_mtu": node.over_mtu, "fragments": node.fragments, "no_csum": node.no_csum}
-    plan.warn = lambda stats: _encap_warnings(plan, tunnel, stats)
+    links_seen = plan.links_seen
+    plan.warn = lambda stats: _encap_warnings(links_seen, tunnel, stats)
     return plan
 
 
-def _encap_warnings(plan: Plan, tunnel: TunnelSpec, stats: Stats) -> list[str]:
-    warnings = _link_warnings(plan, "is not Ethernet, and VXLAN carries nothing else")
+def _encap_warnings(links_seen: dict[int, int], tunnel: TunnelSpec, stats: Stats) -> list[str]:
+    warnings = _link_warnings(links_seen, "is not Ethernet, and VXLAN carries nothing else")
     over = stats.details["over_mtu"]
     if over and tunnel.mtu_policy == "warn":
         warnings.append(f"{over:,} packets are over the MTU of {tunnel.mtu} bytes with their new headers")

@@ -180,9 +180,8 @@ def replay_file(
             interrupted=interrupted, warnings=tuple(remarks),
         )  # fmt: skip
         if capture.fault is not None:
-            error = CaptureError(capture.fault, path=capture.name, offset=capture.decoder.offset)
-            error.stats = done
-            raise error
+            offset = capture.decoder.offset
+            raise CaptureError(capture.fault, path=capture.name, offset=offset, stats=done)
     return done
 
 

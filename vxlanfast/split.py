@@ -237,7 +237,6 @@ def split_file(
     written = {path: output.encoder.rows for path, output in sorted(outputs.by_path.items())}
     stats = replace(stats, files=written)
     if stats.fault is not None:
-        error = CaptureError(stats.fault, path=capture.name, offset=capture.decoder.offset)
-        error.stats = stats
-        raise error
+        offset = capture.decoder.offset
+        raise CaptureError(stats.fault, path=capture.name, offset=offset, stats=stats)
     return stats, written
