@@ -7,6 +7,8 @@ run as a program, is such a process: ``python -m tests.test_malformed ACT FILE..
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import io
 import json
 import random
@@ -149,6 +151,26 @@ def test_captures_of_our_own(act: str) -> None:
 def test_memory_over_all_malformed_files() -> None:
     used = measured("all", *map(str, captures_of("malformed")))
     assert used["files"] > 100
+
+
+@pytest.mark.parametrize("act", [*ACTS, "survey"])
+def test_nothing_is_left_to_the_collector(act: str) -> None:
+    """What a run took, its tables of megabytes too, goes when it ends, with a fault or without."""
+    whole = pcap([FRAME, vxlan(1)])
+    for data in (whole, whole[:-1]):
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            with contextlib.suppress(vf.CaptureError):
+                survey(data) if act == "survey" else ACTS[act](io.BytesIO(data), io.BytesIO())
+            gc.collect()
+            ours = [kept for kept in gc.garbage if type(kept).__module__.startswith("vxlanfast")]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert not ours
 
 
 # --- bytes changed at random -----------------------------------------------------------------------------

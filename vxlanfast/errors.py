@@ -27,8 +27,8 @@ class VxlanFastError(Exception):
 
 
 class CaptureError(VxlanFastError, ValueError):
-    """An input that cannot be read, or not to its end: ``path`` says which, ``offset`` (bytes) where, ``stats`` what was
-    done before the fault, where a whole file was being worked on."""
+    """An input that cannot be read, or not to its end: ``path`` says which, ``offset`` (bytes) where, ``stats`` what
+    was done before the fault, where a whole file was being worked on."""
 
     def __init__(
         self, message: str, *, path: str | None = None, offset: int | None = None, stats: object = None

@@ -51,8 +51,8 @@ RAW = 101
 class Plan:
     """What a run does to each batch, and how its rows leave.
 
-    Nothing in it refers to the plan itself: its tables are megabytes, and are gone when the run is, not when Python next
-    looks for cycles.
+    Nothing in it refers to the plan itself: its tables are megabytes, and are gone when the run is, not when Python
+    next looks for cycles.
     """
 
     verb: str

@@ -35,6 +35,8 @@ GENEVE_PORT = 6081
 #: Rows taken at a time, of all sockets together, and bytes for them.
 ROWS = 1024
 ARENA_LEN = 4 << 20
+#: Seconds for what has arrived before ``stop``: more may arrive all the time.
+REST_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,13 +190,14 @@ class Receiver:
         return min(edge.edge.buffer_len for edge in self.edges)
 
     def stop(self) -> None:
-        """End ``run`` behind the batch in hand. From a signal handler, or any thread."""
+        """End ``run`` behind what has arrived. From a signal handler, or any thread."""
         self.stopping = True
         if self._wake >= 0:
             os.eventfd_write(self._wake, 1)
 
     def run(self) -> Received:
-        """Take what arrives, until ``stop``, ``count``, the last file of -W, or nobody reads the output any more."""
+        """Take what arrives, until ``stop`` (and what had arrived by then), ``count``, the last file of -W, or nobody
+        reads the output any more."""
         began = time.monotonic()
         try:
             self._loop()
@@ -215,11 +218,12 @@ class Receiver:
             poll.register(fd, select.POLLIN)
         reader = self._watch_reader(poll)
         batch = PacketBatch(ROWS, ARENA_LEN)
-        ordinal, waits, output = 0, False, self.output
-        while not self.stopping:
+        ordinal, waits, output, end = 0, False, self.output, float("inf")
+        while time.monotonic() < end:
             left = None if self.count is None else self.count - self._done()
             if left is not None and left <= 0:
                 break
+            stopping = self.stopping  # as it was before the look at what has arrived
             wait = 0.0 if waits else output.wait_s(time.time()) if output is not None else None
             ready = poll.poll(None if wait is None else wait * 1000 + (1 if wait else 0))
             if output is not None:
@@ -231,6 +235,10 @@ class Receiver:
                     break
             if any(fd == reader for fd, _ in ready):
                 raise BrokenPipeError
+            if stopping:
+                if not any(fd in edges for fd, _ in ready):
+                    break
+                end = min(end, time.monotonic() + REST_S)
             batch.clear()
             for fd, _ in ready:
                 if fd in edges:

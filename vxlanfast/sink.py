@@ -289,8 +289,7 @@ def _open_path(path: str, input_paths: Iterable[Readable], level: int | None) ->
         if not stat.S_ISREG(status.st_mode):
             live = not stat.S_ISCHR(status.st_mode) and not stat.S_ISBLK(status.st_mode)
             encoder = encoder_of(path, level, live)
-            file = io.FileIO(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "w")
-            return Sink(file, path, owned=True, encoder=encoder)
+            return Sink(open_fifo(path), path, owned=True, encoder=encoder)
         if not os.access(final, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         mode = status.st_mode & 0o777
@@ -298,6 +297,11 @@ def _open_path(path: str, input_paths: Iterable[Readable], level: int | None) ->
     fd, temporary = _open_temporary(final, mode)
     file = io.FileIO(fd, "w")
     return Sink(file, path, owned=True, encoder=encoder, level=level, temporary=temporary, final=final)
+
+
+def open_fifo(path: str) -> io.FileIO:
+    """What is no file, for writing; a FIFO waits for somebody to read it."""
+    return io.FileIO(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "w")
 
 
 def _open_temporary(final: str, mode: int | None) -> tuple[int, str]:

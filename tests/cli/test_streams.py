@@ -29,10 +29,16 @@ from tests.support import (
     pcap,
     vxlanfast,
 )
+from vxlanfast.cli.report import PATIENCE_S as PROGRESS_S
+from vxlanfast.cli.report import Reporter
+from vxlanfast.errors import Interrupted
 
 ETHERNET = FIXTURES / "outer-ethernet.pcap"
 TUNNEL = ("--vni", "42", "--src", "192.0.2.1", "--dst", "192.0.2.2")
 PIPE = subprocess.PIPE
+PATIENCE_S = 60.0
+#: Numbers of system calls, of x86-64 and arm64.
+READ, OPENAT = ("0", "63"), ("257", "56")
 
 
 def wire(n: int) -> bytes:
@@ -43,7 +49,7 @@ def start(*arguments: object, **rest) -> subprocess.Popen:
     return subprocess.Popen([PYTHON, "-m", "vxlanfast", *map(str, arguments)], env=VERBS_ENV, **rest)
 
 
-def read_some(fd: int, least: int = 1, seconds: float = 20) -> bytes:
+def read_some(fd: int, least: int = 1, seconds: float = PATIENCE_S) -> bytes:
     """At least ``least`` bytes, and what more there is."""
     out = b""
     while len(out) < least:
@@ -55,14 +61,27 @@ def read_some(fd: int, least: int = 1, seconds: float = 20) -> bytes:
     return out
 
 
-def wait_until_read(fd: int) -> None:
-    """Whatever was written to the pipe has been read from it, and whoever did waits for more."""
-    for _ in range(2000):
-        if struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0] == 0:
-            time.sleep(0.1)
+def wait_until_in(process: subprocess.Popen, calls: tuple[str, ...]) -> None:
+    """It waits, in one of these system calls (proc(5))."""
+    limit = time.monotonic() + PATIENCE_S
+    while True:
+        doing = Path(f"/proc/{process.pid}/syscall").read_text().split()
+        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if state == "S" and doing[0] in calls:
             return
+        assert process.poll() is None and time.monotonic() < limit, (state, doing)
         time.sleep(0.005)
-    raise AssertionError("nobody reads the pipe")
+
+
+def wait_until_read(process: subprocess.Popen) -> None:
+    """Whatever was written to its standard input has been read, and it waits for more."""
+    limit = time.monotonic() + PATIENCE_S
+    while True:
+        wait_until_in(process, READ)
+        if struct.unpack("i", fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, bytes(4)))[0] == 0:
+            wait_until_in(process, READ)
+            return
+        assert time.monotonic() < limit, "nobody reads the pipe"
 
 
 def records(form: str, n: int) -> list[bytes]:
@@ -175,7 +194,7 @@ def test_broken_pipe(arguments, tmp_path):
         assert os.read(process.stdout.fileno(), 100)
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_broken_pipe_of_info(tmp_path):
@@ -183,7 +202,7 @@ def test_broken_pipe_of_info(tmp_path):
         os.read(process.stdout.fileno(), 10)
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 # --- terminals ------------------------------------------------------------------------------------------
@@ -221,14 +240,16 @@ def drip(fifo: Path, seconds: float) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize(("seconds", "quiet", "seen"), [(1.6, False, True), (1.6, True, False), (0.1, False, False)])
-def test_progress_on_a_terminal(seconds, quiet, seen, tmp_path):
-    """A bar once the work has lasted for a second; none with -q, and none for less."""
+@pytest.mark.parametrize(("patience", "quiet", "seen"), [(0, False, True), (0, True, False), (3600, False, False)])
+def test_progress_on_a_terminal(patience, quiet, seen, tmp_path):
+    """A bar once the work has lasted for a while; none with -q, and none for less."""
     os.mkfifo(tmp_path / "in")
     ours, theirs = pty.openpty()
-    with start("decap", tmp_path / "in", tmp_path / "out", *(["-q"] if quiet else []), stderr=theirs) as process:
+    program = f"from vxlanfast.cli import main, report; report.PATIENCE_S = {patience}; main()"
+    command = [PYTHON, "-c", program, "decap", tmp_path / "in", tmp_path / "out", *(["-q"] if quiet else [])]
+    with subprocess.Popen(command, env=VERBS_ENV, stderr=theirs) as process:
         os.close(theirs)
-        feeder = drip(tmp_path / "in", seconds)
+        feeder = drip(tmp_path / "in", 0.5)
         text = b""
         while True:
             try:
@@ -246,7 +267,7 @@ def test_progress_on_a_terminal(seconds, quiet, seen, tmp_path):
 def test_no_progress_without_a_terminal(tmp_path):
     os.mkfifo(tmp_path / "in")
     with start("decap", tmp_path / "in", tmp_path / "out", stderr=PIPE) as process:
-        feeder = drip(tmp_path / "in", 1.3)
+        feeder = drip(tmp_path / "in", PROGRESS_S + 0.3)
         error = process.stderr.read()
         assert process.wait() == 0
     feeder.join()
@@ -266,9 +287,9 @@ def test_interrupt_while_waiting(form, packets, to_pipe, tmp_path):
     pieces = records(form, 4)
     with start("decap", "-", target, "--stats", "json", stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
         os.write(process.stdin.fileno(), b"".join(pieces[: packets + 1]) + pieces[packets + 1][:20])
-        wait_until_read(process.stdin.fileno())
+        wait_until_read(process)
         process.send_signal(signal.SIGINT)
-        stdout, error = process.communicate(timeout=20)
+        stdout, error = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 130, error
     stats = json.loads(error)
     assert stats["interrupted"] is True
@@ -285,9 +306,9 @@ def test_interrupt_of_the_other_verbs(verb, tmp_path):
     options = {"info": ["--json"], "split": [tmp_path / "{vni}"]}[verb]
     with start(verb, "-", *options, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
         os.write(process.stdin.fileno(), b"".join(records("pcap", 3)))
-        wait_until_read(process.stdin.fileno())
+        wait_until_read(process)
         process.send_signal(signal.SIGINT)
-        stdout, error = process.communicate(timeout=20)
+        stdout, error = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 130, error
     assert error.startswith(b"3 packets read, 3 ") and b"[interrupted]" in error
     if verb == "info":
@@ -299,15 +320,44 @@ def test_interrupt_of_the_other_verbs(verb, tmp_path):
 def test_interrupt_before_anything(tmp_path):
     """Not even a file header came: there is nothing to write."""
     with start("decap", "-", tmp_path / "out", stdin=PIPE, stderr=PIPE) as process:
-        # The temporary file is there once everything is ready.
-        while not list(tmp_path.iterdir()):
-            time.sleep(0.01)
-        time.sleep(0.1)
+        wait_until_read(process)
+        assert list(tmp_path.iterdir())  # a temporary file
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert error == b"vxlanfast: interrupted\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("which", ["in", "out"])
+def test_interrupt_at_a_fifo(which, tmp_path):
+    """Nobody is at its other end: the first Ctrl-C is enough."""
+    ends = {"in": ETHERNET, "out": tmp_path / "out", which: tmp_path / "fifo"}
+    os.mkfifo(tmp_path / "fifo")
+    with start("decap", ends["in"], ends["out"], stderr=PIPE) as process:
+        wait_until_in(process, OPENAT)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert error == b"vxlanfast: interrupted\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["fifo"]
+
+
+def test_interrupt_just_before_a_wait():
+    """Between two reads nothing is interrupted, but the next one is."""
+    reporter = Reporter(quiet=True, stats="text")
+
+    def readinto():
+        time.sleep(PATIENCE_S)
+
+    began, handler = time.monotonic(), signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted), reporter.running():
+        signal.raise_signal(signal.SIGINT)
+        assert reporter.stop
+        readinto()
+    assert time.monotonic() - began < PATIENCE_S
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.parametrize("threads", [1, 2])

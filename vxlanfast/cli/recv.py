@@ -18,7 +18,7 @@ from vxlanfast.recv import GENEVE_PORT, Received, Receiver
 
 @contextmanager
 def ended_by_signals(receiver: Receiver) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run behind the batch in hand; a second one at once."""
+    """SIGINT and SIGTERM end the run behind what has arrived; a second one at once."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if receiver.stopping:
@@ -108,8 +108,8 @@ def command(
     """Receive a traffic mirror: VXLAN and GENEVE that arrive here, the inner frames to OUT.
 
     OUT is a file, a FIFO or - (standard output, the default without --tap). -G, -C and -W are tcpdump's. Ctrl-C or
-    SIGTERM ends it behind the last whole record, with exit code 0 and an account: received, written, dropped here and
-    by the kernel.
+    SIGTERM ends it behind what has arrived by then, with exit code 0 and an account: received, written, dropped here
+    and by the kernel.
     """
     if target is None and tap is None:
         target = "-"

@@ -16,6 +16,10 @@ from vxlanfast.stats import Stats
 #: Seconds of work before a progress bar shows, and between its updates.
 PATIENCE_S = 1.0
 UPDATE_S = 0.1
+#: Functions that wait for somebody else, maybe for ever: input that comes, a FIFO's other end.
+WAITS = frozenset({"readinto", "open_source", "open_fifo"})
+#: Seconds after which a stopped run is looked at again: it may have been about to wait.
+AGAIN_S = 0.1
 
 
 class Reporter:
@@ -59,23 +63,29 @@ class Reporter:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Ctrl-C ends the run behind the batch in hand; a second one at once."""
+        """Ctrl-C ends the run behind the batch in hand, or what it waits for; a second one at once."""
 
         def on_interrupt(number: int, frame: FrameType | None) -> None:
             if self.stop:
                 raise KeyboardInterrupt
             self.stop = True
-            while frame is not None:
-                # Waiting for input that may never come: there is no batch in hand.
-                if frame.f_code.co_name == "readinto":
-                    raise Interrupted
-                frame = frame.f_back
+            look(number, frame)
 
-        before = signal.signal(signal.SIGINT, on_interrupt)
+        def look(number: int, frame: FrameType | None) -> None:
+            while frame is not None:
+                if frame.f_code.co_name in WAITS:
+                    raise Interrupted  # there is no batch in hand
+                frame = frame.f_back
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+
+        handlers = {signal.SIGINT: on_interrupt, signal.SIGALRM: look}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             self._clear()
 
     def run(self, work: Callable[[], Stats], *, fail_on_others: bool = False) -> int:
