@@ -170,11 +170,11 @@ def test_hostile_bytes(tmp_path: Path) -> None:
         assert ask(path, "show", table="status")
 
 
-def hung_up(client: ControlClient) -> None:
+def hung_up(sock: socket.socket) -> None:
     """Wait until the node has closed its end."""
     poll = select.poll()
-    poll.register(client._socket, 0)
-    assert poll.poll(60_000) == [(client._socket.fileno(), select.POLLHUP)]
+    poll.register(sock, 0)
+    assert poll.poll(60_000) == [(sock.fileno(), select.POLLHUP)]
 
 
 def test_crowds_and_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_crowds_and_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 assert list(client.ask("show", table="status"))
             assert b"3 clients" in raw(path, b"", half=False)
             one_more = crowd.enter_context(ControlClient(str(path)))
-            hung_up(one_more)
+            hung_up(one_more._socket)
             with pytest.raises(ControlError, match="3 clients are served"):  # said before anything was asked
                 list(one_more.ask("show", table="status"))
         monkeypatch.setattr(control, "PATIENCE_S", 0.2)
@@ -198,8 +198,19 @@ def test_crowds_and_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert raw(path, b"", half=False) == b""
 
 
+def test_the_end_while_clients_are_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are hung up on, and nobody prints a traceback."""
+    path = tmp_path / "node.sock"
+    with contextlib.ExitStack() as crowd:
+        with serving(path):
+            client = crowd.enter_context(ControlClient(str(path)))
+            assert list(client.ask("show", table="status"))
+        with pytest.raises(ControlError, match="the node ended"):
+            list(client.ask("show", table="status"))
+    assert caplog.records == []
+
+
 def test_who_takes_nothing_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "PATIENCE_S", 0.5)
     monkeypatch.setattr(control, "PIECE", 1 << 16)
     path = tmp_path / "node.sock"
     node = StandIn(big_spec())
@@ -207,9 +218,9 @@ def test_who_takes_nothing_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.Mon
         sock.settimeout(60)
         sock.connect(str(path))
         sock.sendall(b'{"v":1,"do":"show","table":"neigh"}\n')
-        poll = select.poll()
-        poll.register(sock, 0)
-        assert poll.poll(60_000) == [(sock.fileno(), select.POLLHUP)]
+        with monkeypatch.context() as hasty:
+            hasty.setattr(control, "PATIENCE_S", 0.5)
+            hung_up(sock)
         got = b""
         with contextlib.suppress(ConnectionResetError):
             while more := sock.recv(1 << 20):

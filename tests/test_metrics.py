@@ -125,6 +125,25 @@ def test_hostile_http(served: int) -> None:
     test_over_http(served)
 
 
+def test_the_end_while_somebody_is_there(node: StandIn, caplog: pytest.LogCaptureFixture) -> None:
+    """Who has said nothing yet is hung up on, and nobody prints a traceback."""
+
+    async def go() -> bytes:
+        server = MetricsServer(node, "0")
+        await server.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        while not server._clients:
+            await asyncio.sleep(0.01)
+        await server.close()
+        got = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return got
+
+    assert asyncio.run(go()) == b""
+    assert caplog.records == []
+
+
 def test_addresses() -> None:
     assert parse_listen("127.0.0.1:9469") == ("127.0.0.1", 9469) and parse_listen("9469") == ("127.0.0.1", 9469)
     assert parse_listen("[::1]:1") == ("::1", 1) and parse_listen(":80") == ("127.0.0.1", 80)

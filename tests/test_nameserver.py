@@ -129,7 +129,7 @@ def test_others_are_asked() -> None:
 
     async def go() -> None:
         async with server(handler) as text:
-            node = Node(Upstream([text]))
+            node = Node(Upstream([text], timeout_s=60, total_s=60))
             node.names.start()
             assert node.offer("back1", question("nosuch.example")) == []
             await arrives(lambda: len(node.sent) == 1)
@@ -256,22 +256,22 @@ def test_the_kernels_udp_and_tcp(address: str) -> None:
     with lab(big()) as namespace, inside(namespace):
         query = dns.message.make_query("tasks.rr", "A")
         for sport in range(3):
-            answer = dns.query.udp(query, address, timeout=20, source_port=40000 + sport)
+            answer = dns.query.udp(query, address, timeout=60, source_port=40000 + sport)
             assert answer.flags & dns.flags.TC
-        answer, by_tcp = dns.query.udp_with_fallback(query, address, timeout=20)
+        answer, by_tcp = dns.query.udp_with_fallback(query, address, timeout=60)
         assert by_tcp and sum(map(len, answer.answer)) == 302
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.settimeout(20)
+            sock.settimeout(60)
             sock.connect((address, 53))
             for _ in range(3):
-                assert sum(map(len, dns.query.tcp(query, address, sock=sock, timeout=20).answer)) == 302
+                assert sum(map(len, dns.query.tcp(query, address, sock=sock, timeout=60).answer)) == 302
         with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.settimeout(20)
+            sock.settimeout(60)
             with pytest.raises(ConnectionRefusedError):
                 sock.connect((address, 54))
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(20)
+            sock.settimeout(60)
             sock.connect((address, 54))
             sock.send(b"x")
             with pytest.raises(ConnectionRefusedError):
@@ -305,7 +305,7 @@ def test_the_systems_resolver_and_ping() -> None:
     node = Node()
     with lab(node) as namespace:
         for address in (OWN4, OWN6):
-            ip("netns", "exec", namespace, "ping", "-c", "1", "-w", "20", "-s", "1300", address)
+            ip("netns", "exec", namespace, "ping", "-c", "1", "-w", "60", "-s", "1300", address)
         with inside(namespace):
-            answer = dns.query.udp(dns.message.make_query("shop.back", "A"), OWN4, timeout=20)
+            answer = dns.query.udp(dns.message.make_query("shop.back", "A"), OWN4, timeout=60)
     assert [str(data) for rrset in answer.answer for data in rrset] == ["10.0.9.100"]

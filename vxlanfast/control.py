@@ -125,6 +125,8 @@ class ControlServer:
                     await self._reply(writer, _refused(f"{CLIENTS_MAX} clients are served, which is the limit", 1))
                 else:
                     await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            pass  # by ``close`` alone; asyncio before 3.12 would print what is raised here
         finally:
             self._clients.discard(task)
             writer.close()

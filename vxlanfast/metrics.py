@@ -234,6 +234,8 @@ class MetricsServer:
                         head = await reader.readuntil(b"\r\n\r\n")
                         writer.write(await self._answer(head))
                         await writer.drain()
+        except asyncio.CancelledError:
+            pass  # by ``close`` alone; asyncio before 3.12 would print what is raised here
         finally:
             self._clients.discard(task)
             writer.close()

@@ -226,10 +226,10 @@ def test_wrr_skips_rounds() -> None:
     table.set_server(servers[0], upper=1)
     while table.choose_for(service, b"", active=True) != servers[0]:
         pass
-    began = time.perf_counter()
+    began = time.thread_time()
     assert {pick(table, service) for _ in range(4000)} == set(servers[1:])
     if not SLOW_BUILD:
-        assert time.perf_counter() - began < 0.1  # 0.004 where this was written; 100 times two milliseconds otherwise
+        assert time.thread_time() - began < 0.1  # 0.004 where this was written; 100 times two milliseconds otherwise
 
 
 @pytest.mark.parametrize("scheduler", ["lc", "wlc", "sed", "nq"])
@@ -390,12 +390,12 @@ def test_400_servers_of_maglev() -> None:
     assert set(before) == set(servers)
     table.set_server(servers[7], weight=0)
     assert table.buckets(service) == before
-    began = time.perf_counter()
+    began = time.thread_time()
     for change in range(10):
         table.set_server(servers[change], weight=2 + change)
         assert pick(table, service) is not None
     if not SLOW_BUILD:
-        assert (time.perf_counter() - began) / 10 < 0.05  # about 0.004 where this was written
+        assert (time.thread_time() - began) / 10 < 0.05  # about 0.004 where this was written
     table.remove_server(servers[200])
     table.remove(service)
     again = table.add(0, VIP, scheduler="mh")
