@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import time
@@ -82,8 +83,12 @@ def test_capture_into_a_fifo(tmp_path: Path) -> None:
         env=VERBS_ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        with fifo.open("rb", buffering=0) as reader:
-            data = reader.read(65536)  # the beginning comes before any packet
+        with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as reader:
+            # The beginning comes before any packet.
+            until(lambda: run.poll() is not None or select.select([reader], [], [], 0)[0], "the program to write")
+            assert run.poll() is None
+            os.set_blocking(reader.fileno(), True)
+            data = reader.read(65536)
             send(port, VNI_42 + FRAME)
             while FRAME not in data:
                 piece = reader.read(65536)
@@ -92,10 +97,10 @@ def test_capture_into_a_fifo(tmp_path: Path) -> None:
             run.send_signal(signal.SIGTERM)
             while piece := reader.read(65536):
                 data += piece
-        said = run.communicate(timeout=30)
+        said = run.communicate(timeout=60)
     finally:
         run.kill()
-        run.wait(30)
+        run.wait(60)
     assert (run.returncode, said) == (0, (b"", b""))
     assert frames_of(data) == [FRAME]
     comments = [value for block in blocks(data) if block.kind == 6 for code, value in block.options() if code == 1]
@@ -206,10 +211,10 @@ def test_tshark_lists_configures_and_captures(tmp_path: Path) -> None:
             return run.poll() is not None
 
         until(sent, "tshark to have its three packets")
-        _, errors = run.communicate(timeout=30)
+        _, errors = run.communicate(timeout=60)
     finally:
         run.kill()
-        run.wait(30)
+        run.wait(60)
     assert run.returncode == 0, errors
     assert frames_of(out) == [FRAME] * 3
     assert tshark(out, "frame.comment")[0][0].startswith("vxlan vni 42, 127.0.0.1:")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import struct
@@ -63,11 +64,18 @@ def received(receiver: Receiver) -> int:
     return sum(edge.edge.packets for edge in receiver.edges)
 
 
+#: Below those that the kernel gives to whoever asks for any, and apart from another process's of these tests.
+PORTS = itertools.count(os.getpid() * 97)
+
+
 def free_port() -> int:
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(("::", 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody has, and that stays free until a program of ours has started."""
+    while True:
+        port = 20000 + next(PORTS) % 10000
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind(("::", port))
+            return port
 
 
 def local(target: object, **options: Any) -> tuple[Receiver, int]:

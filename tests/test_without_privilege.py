@@ -179,7 +179,7 @@ def test_a_node_with_a_tap_that_is_its_own(tmp_path: Path) -> None:
         node = started(here, config(tmp_path, NODE + TASK + ATTACHED), log)
         try:
             until("it answers", lambda: ping(here, "10.0.9.12"))
-            assert ping(peer, "10.0.9.3", "-s", "1422", count=3)
+            until("frames of full size", lambda: ping(peer, "10.0.9.3", "-s", "1422", count=3))
         finally:
             assert ended(node) == 0, log.read_text()
         assert "task" in run(here, "ip", "link").stdout  # it stays
