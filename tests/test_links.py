@@ -19,10 +19,9 @@ from typing import Any
 import pytest
 
 from tests.lab import inside, ip, namespaces, need_root
+from tests.support import PATIENCE_S
 from vxlanfast import links, netlink
 from vxlanfast.errors import DeviceError, MissingLibraryError, SpecError
-
-DEADLINE_S = 30.0
 
 pytest.importorskip("pyroute2", reason="pyroute2 is not installed: pip install 'vxlanfast[live]'")
 
@@ -33,7 +32,7 @@ def shown(namespace: str, *words: str) -> Any:
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + PATIENCE_S
     while not (found := condition()):
         assert time.monotonic() < end, "not within the deadline"
         time.sleep(0.02)
@@ -335,7 +334,7 @@ def test_watch(pair: tuple[str, str]) -> None:
     async def follow() -> None:
         watch = links.LinkWatch(a)
         loop = asyncio.get_running_loop()
-        end = loop.time() + DEADLINE_S
+        end = loop.time() + PATIENCE_S
 
         def told(events: list[links.LinkEvent]) -> None:
             seen.extend(
@@ -371,7 +370,7 @@ def test_watch_as_a_source(pair: tuple[str, str]) -> None:
     async def first() -> links.LinkEvent:
         with links.LinkWatch(a) as watch:
             links.configure("v0", namespace=a, up=True)
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(PATIENCE_S):
                 async for event in watch:
                     return event
         raise AssertionError("no event")

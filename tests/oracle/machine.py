@@ -8,6 +8,7 @@ The scripts that do it are not the project's: they are looked for beside the tre
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shlex
@@ -55,6 +56,16 @@ def installed() -> Path:
         if (place / "ready").exists():
             return place
     place = places[0]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.with_name(f"{place.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes run the suite: one fills it, the others wait for it
+        if not (place / "ready").exists():
+            fill(place, source)
+    return place
+
+
+def fill(place: Path, source: Path) -> None:
+    """The folder has everything when this returns; the test is skipped where it cannot."""
     try:
         made = run(source / "setup.sh", place, timeout=180)
     except subprocess.TimeoutExpired:
@@ -63,7 +74,6 @@ def installed() -> Path:
         said = (made.stderr.strip() or made.stdout.strip()).splitlines()
         pytest.skip(f"the packages of a kernel of its own cannot be had: {said[-1] if said else made.returncode}")
     (place / "ready").touch()
-    return place
 
 
 def run(*command: str | Path, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
