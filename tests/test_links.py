@@ -22,6 +22,7 @@ from tests.lab import inside, ip, namespaces, need_root
 from tests.support import PATIENCE_S
 from vxlanfast import links, netlink
 from vxlanfast.errors import DeviceError, MissingLibraryError, SpecError
+from vxlanfast.tap import Tap
 
 pytest.importorskip("pyroute2", reason="pyroute2 is not installed: pip install 'vxlanfast[live]'")
 
@@ -406,3 +407,27 @@ def test_threads_stay_home(pair: tuple[str, str]) -> None:
         assert links.exists("v0")
     with pytest.raises(ZeroDivisionError):
         netlink.in_namespace(a, lambda: 1 // 0)
+
+
+@pytest.mark.root
+def test_a_tap_and_its_namespaces_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A namespace that came in the last moment is its own; one that was deleted is not, nor is another of that name."""
+    need_root()
+    try:
+        links.need_tun()
+    except DeviceError as error:
+        pytest.skip(str(error))
+    with namespaces("a") as (name,):
+        ip("netns", "del", name)
+
+        def just_in_time(namespace: str) -> int:
+            ip("netns", "add", namespace)
+            return netlink.open_namespace(namespace)
+
+        monkeypatch.setattr("vxlanfast.tap.open_namespace", just_in_time)
+        with Tap("vf0", namespace=name) as device:
+            assert not device.astray()
+            ip("netns", "del", name)
+            assert device.astray()
+            ip("netns", "add", name)
+            assert device.astray()
