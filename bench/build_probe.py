@@ -1,5 +1,5 @@
 """Compile probe.pyx into a folder: ``python bench/build_probe.py FOLDER``. Does nothing where it is up to
-date.
+date. Several may do it at once.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,12 +23,19 @@ def main(folder: Path) -> None:
     )
     if any(built.stat().st_mtime > newest for built in folder.glob("probe.*.so")):
         return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as room:
+        compile_in(Path(room), source)
+        for built in Path(room).glob("probe.*.so"):
+            os.replace(built, folder / built.name)  # whoever has loaded the old one keeps it
+
+
+def compile_in(room: Path, source: Path) -> None:
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, folder / "probe.pyx")
-    os.chdir(folder)
+    shutil.copy(source, room / "probe.pyx")
+    os.chdir(room)
     extensions = cythonize(
         [
             Extension(
@@ -55,4 +63,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]).resolve())

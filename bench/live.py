@@ -47,7 +47,8 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What is measured, and for how many seconds. ``iperf``: the program for streams, "" for our own."""
+    """What is measured, and for how many seconds. ``patience_s``: how long something that came to nothing is measured
+    again. ``iperf``: the program for streams, "" for our own."""
 
     rounds: int = ROUNDS
     sides: tuple[Side, ...] = SIDES
@@ -57,6 +58,7 @@ class Settings:
     asks_s: float = 1.0
     delay_s: float = 2.0
     connect_s: float = 1.5
+    patience_s: float = 0.0
     iperf: str = ""
 
 
@@ -107,6 +109,10 @@ def process_seconds(pids: Sequence[int]) -> float:
 # Loads.
 
 
+class NothingError(CannotError):
+    """Nothing came through, in all the time that was given: no path, or no processor."""
+
+
 class Load:
     """What is measured on one path; a server at one end, a client at the other."""
 
@@ -145,11 +151,12 @@ class Load:
         ends, before, own = self.ends, busy_seconds(), process_seconds(self.ends.daemons)
         figures = (self.by_iperf if self.settings.iperf else self.by_own)(inward)
         gigabytes = figures["received"] / 1e9
-        figures["gbit"] = figures["received"] * 8e-9 / figures["seconds"]
-        if gigabytes > 0:
-            figures["cpu"] = (busy_seconds() - before) / gigabytes
-            if ends.daemons:
-                figures["own"] = (process_seconds(ends.daemons) - own) / gigabytes
+        if not gigabytes:
+            raise NothingError("no byte of a stream arrived")
+        figures["gbit"] = gigabytes * 8 / figures["seconds"]
+        figures["cpu"] = (busy_seconds() - before) / gigabytes
+        if ends.daemons:
+            figures["own"] = (process_seconds(ends.daemons) - own) / gigabytes
         return figures
 
     def by_iperf(self, inward: bool) -> Figures:
@@ -191,7 +198,7 @@ class Load:
         time.sleep(0.1)  # what is under way arrives
         got = self.ended(server)
         if not got["seconds"]:
-            raise CannotError("no datagram arrived")
+            raise NothingError("no datagram arrived")
         return {"sent": sent["sent"], "received": got["received"], "mpps": got["received"] / got["seconds"] / 1e6}
 
     def latency(self) -> Figures:
@@ -202,12 +209,14 @@ class Load:
             ends.left, "asks", ends.right_address, ECHO, settings.asks_s, WINDOW, seconds=settings.asks_s
         )
         rate = int(most["received"] / most["seconds"] / 2)
-        if not rate:
-            raise CannotError("no echo arrived")
-        took = self.asked(
-            ends.left, "delay", ends.right_address, ECHO, settings.delay_s, rate, seconds=settings.delay_s
-        )
+        took: dict[str, Any] = {"received": 0}
+        if rate * settings.delay_s >= 1:
+            took = self.asked(
+                ends.left, "delay", ends.right_address, ECHO, settings.delay_s, rate, seconds=settings.delay_s
+            )
         self.ended(server)
+        if not took["received"]:
+            raise NothingError("no echo arrived")
         return {**took, "rate": rate, "loss": 1 - took["received"] / took["sent"]}
 
     def connections(self) -> Figures:
@@ -215,7 +224,20 @@ class Load:
         ends, seconds = self.ends, self.settings.connect_s
         server = self.served((ends.right, ends.at), "accept")
         opened = self.asked(ends.left, "connect", ends.right_address, seconds, WINDOW, seconds=seconds)
-        return {**opened, **self.ended(server), "kcps": opened["done"] / opened["seconds"] / 1e3}
+        accepted = self.ended(server)
+        if not opened["done"]:
+            raise NothingError("no connection was made")
+        return {**opened, **accepted, "kcps": opened["done"] / opened["seconds"] / 1e3}
+
+    def turn(self, how: Callable[[Load], Figures]) -> Figures:
+        """A measure of the path; again where nothing came through, while there is patience."""
+        limit = time.monotonic() + self.settings.patience_s
+        while True:
+            try:
+                return how(self)
+            except NothingError:
+                if time.monotonic() >= limit:
+                    raise
 
 
 def parsed(said: str) -> dict[str, Any]:
@@ -288,7 +310,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> Results:
                 with Lab() as lab:
                     load = Load(lab, side.build(lab, side), program, settings)
                     for what, _, how in wanted:
-                        results.turns.setdefault((what, side.key), {})[number] = how(load)
+                        results.turns.setdefault((what, side.key), {})[number] = load.turn(how)
             except (CannotError, OSError) as error:  # a process that went has no entry in /proc
                 results.reasons[side.key] = f"{error} (round {number + 1})"
                 say(f"  {side.name}: {error}")
@@ -445,7 +467,8 @@ def parse(argv: Sequence[str] | None) -> tuple[Settings, argparse.Namespace]:
     rounds = given.rounds if given.rounds is not None else 1 if given.quick else ROUNDS
     if rounds < 1:
         parser.error(f"--rounds {rounds}: at least 1")
-    quick: dict[str, Any] = {"stream_s": 1, "small_s": 0.3, "asks_s": 0.3, "delay_s": 0.3, "connect_s": 0.3}
+    quick: dict[str, Any] = {"stream_s": 1, "small_s": 0.3, "asks_s": 0.3, "delay_s": 0.3, "connect_s": 0.3,
+                             "patience_s": PATIENCE_S}  # fmt: skip
     settings = Settings(
         rounds=rounds, sides=tuple(side for side in SIDES if side.key in given.sides),
         rows=tuple(row for row in ROWS if row in given.rows), **(quick if given.quick else {}),

@@ -29,7 +29,7 @@ import vxlanfast
 #: Seconds that a path may take to come up, and a program to end, on a busy machine.
 PATIENCE_S = 30.0
 #: Of namespaces: whose bench made it, and which one.
-TAG = "vfbench{}{}"
+TAG = "vfbench{}-{}"
 VNI, MTU = 42, 1450
 #: Of hosts on the wire; of our VTEPs where they are behind a TAP device; of stations.
 HERE, THERE, BEHIND, BEYOND = "192.0.2.1", "192.0.2.2", "198.51.100.1", "203.0.113.1"
@@ -87,7 +87,7 @@ class Lab:
     """A turn of a side: namespaces and processes, gone at the end whatever happens."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=TAG.format(os.getpid(), "-")))
+        self.folder = Path(tempfile.mkdtemp(prefix=TAG.format(os.getpid(), "")))
         self._made: list[str] = []
         self._running: list[subprocess.Popen[str]] = []
         self.all_cpus = frozenset(os.sched_getaffinity(0))
@@ -247,7 +247,7 @@ def sweep() -> None:
 
     def dead(folder: str) -> list[str]:
         with suppress(OSError):
-            found = [(name, re.match(TAG.format(r"(\d+)", "[a-z-]"), name)) for name in os.listdir(folder)]
+            found = [(name, re.match(TAG.format(r"(\d+)", ""), name)) for name in os.listdir(folder)]
             return [name for name, its in found if its and not os.path.exists(f"/proc/{its[1]}")]
         return []
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import until
+
 ETH_P_ALL = 3
 
 
@@ -48,11 +50,29 @@ def inside(namespace: str) -> Iterator[None]:
 def packet_socket(namespace: str, interface: str) -> socket.socket:
     with inside(namespace):
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-    with inside(namespace):
-        sock.bind((interface, ETH_P_ALL))
-    sock.setblocking(False)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        with inside(namespace):
+            sock.bind((interface, ETH_P_ALL))
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
     return sock
+
+
+def carried(device: str, *namespaces: str) -> None:
+    """Devices of that name that were set up carry frames when this returns: the kernel tells a queue of its carrier
+    later, from a thread of its own, and until then a frame is dropped that was sent without an error."""
+
+    def is_up(namespace: str) -> bool:
+        command = ["ip", "-n", namespace, "-br", "link", "show", "dev", device]
+        shown = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert shown.returncode == 0, shown.stderr
+        return shown.stdout.split()[1] == "UP"
+
+    for namespace in namespaces:
+        until(f"{device} has a carrier", lambda namespace=namespace: is_up(namespace))
 
 
 def need_root(*programs: str) -> None:
@@ -68,7 +88,7 @@ def need_root(*programs: str) -> None:
 def namespaces(*letters: str) -> Iterator[list[str]]:
     """Network namespaces that nobody else has, each with ``lo`` up and no duplicate address detection; gone behind it
     whatever happens."""
-    tag = f"vf{os.getpid():x}{random.randrange(1 << 16):04x}"
+    tag = f"vf{os.getpid():x}-{random.randrange(1 << 16):04x}"  # "-": one number may begin with another one
     made: list[str] = []
     try:
         for letter in letters:

@@ -7,29 +7,15 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.lab import ip
-from tests.support import PYTHON, VERBS_ENV
+from tests.lab import carried, ip
+from tests.support import PATIENCE_S, PYTHON, VERBS_ENV, until
 
-#: Seconds that anything may take on a busy machine.
-PATIENCE_S = 60.0
 #: Seconds of a stream in tests that take long.
 STREAM_S = float(os.environ.get("VXLANFAST_STREAM_S", "60"))
-
-
-def until(what: str, check: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
-    """What ``check`` gives as soon as that is something; AssertionError: it did not come."""
-    end = time.monotonic() + seconds
-    while True:
-        found = check()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 def run(
@@ -124,7 +110,11 @@ class Node:
                 text=True,
                 env=VERBS_ENV,
             )
-        until("the node is up", lambda: self.alive() and "node up" in self.log.rpartition("-- start")[2])
+        try:
+            until("the node is up", lambda: self.alive() and "node up" in self.log.rpartition("-- start")[2])
+        except BaseException:  # nobody is behind this to end it
+            end(self.process)
+            raise
 
     def alive(self) -> bool:
         """AssertionError, with its log, if it ended."""
@@ -178,6 +168,7 @@ def cable(one: str, other: str, *, name: str = "wire", mtu: int = 1500) -> None:
     ip("-n", one, "link", "add", name, "type", "veth", "peer", "name", name, "netns", other)
     for namespace in (one, other):
         ip("-n", namespace, "link", "set", name, "mtu", str(mtu), "up")
+    carried(name, one, other)
 
 
 def address(namespace: str, device: str, *texts: str) -> None:
@@ -195,6 +186,8 @@ def hub(namespace: str, leaves: list[str], *, mtu: int = 1500) -> None:
         ip("-n", namespace, "link", "add", f"leg{number}", "type", "veth", "peer", "name", "wire", "netns", leaf)
         ip("-n", namespace, "link", "set", f"leg{number}", "master", "hub", "mtu", str(mtu), "up")
         ip("-n", leaf, "link", "set", "wire", "mtu", str(mtu), "up")
+        carried(f"leg{number}", namespace)
+    carried("wire", *leaves)
 
 
 def kernel_peer(

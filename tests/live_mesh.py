@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -240,9 +241,9 @@ class Mesh:
         self.ask(number, "reload")
 
     def open_to(self, address: str) -> int:
-        """Connections to a server that are established, by the nodes' reckoning."""
+        """Connections to a server that are established or about to be, by the nodes' reckoning."""
         return sum(
-            row["state"] == "ESTABLISHED" and row["server"] == address
+            row["state"] in ("SYN_RECV", "ESTABLISHED") and row["server"] == address
             for number in NODES for row in self.table(number, "connections")
         )  # fmt: skip
 
@@ -263,11 +264,13 @@ class Mesh:
         text = run(self.tasks[at - 1], "dig", f"@{RESOLVER}", "+tries=3", "+time=5", *words).stdout
         return text.partition("status: ")[2].partition(",")[0]
 
-    def kill(self, kind: str, number: int, how: int = signal.SIGKILL) -> None:
-        """A task's program ends."""
+    def kill(self, kind: str, number: int) -> None:
+        """A task's program ends, and the processes that it has made: without a word to anybody."""
         process = self.programs[kind, number]
-        process.send_signal(how)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        port = {"http": 80, "echo": 7}[kind]
+        until("nobody listens", lambda: not _listens(self.tasks[number - 1], port))
 
 
 @contextlib.contextmanager
@@ -305,8 +308,8 @@ def _tasks(made: Mesh, number: int, servers: str) -> Iterator[None]:
     with (
         (folder / f"{name}.http.log").open("w") as log,
         (folder / f"{name}.echo.log").open("w") as echoed,
-        background(namespace, *http, stdout=log, stderr=log) as one,
-        background(namespace, PYTHON, "-c", ECHO_TASK, name, 7, stdout=echoed, stderr=echoed) as two,
+        background(namespace, *http, stdout=log, stderr=log, process_group=0) as one,
+        background(namespace, PYTHON, "-c", ECHO_TASK, name, 7, stdout=echoed, stderr=echoed, process_group=0) as two,
     ):
         made.programs["http", number], made.programs["echo", number] = one, two
         yield

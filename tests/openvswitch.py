@@ -43,7 +43,7 @@ class Switch:
         self.unix = f"unix:{folder}/db.sock"
 
     def control(self, *arguments: object) -> str:
-        return run(self.namespace, "ovs-vsctl", f"--db={self.unix}", "--timeout=30", *arguments).stdout
+        return run(self.namespace, "ovs-vsctl", f"--db={self.unix}", "--retry", "--timeout=60", *arguments).stdout
 
     def ask(self, *arguments: object) -> str:
         return run(self.namespace, "ovs-appctl", "-t", self.folder / "switch.ctl", *arguments).stdout
@@ -89,7 +89,7 @@ def switch(namespace: str, folder: Path) -> Iterator[Switch]:
             f"--unixctl={folder}/switch.ctl", *base,
         ),
     ):  # fmt: skip
-        until("the database is there", (folder / "db.sock").exists)
+        until("the database is there", (folder / "db.sock").exists)  # and soon listens: --retry
         made.control("--no-wait", "init")
         until("the switch is there", (folder / "switch.ctl").exists)
         yield made

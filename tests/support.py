@@ -13,6 +13,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -30,11 +31,25 @@ ASAN = os.environ.get("VXLANFAST_BUILD") == "asan"
 TRACE = os.environ.get("VXLANFAST_BUILD") == "trace"
 many_inputs = pytest.mark.skipif(TRACE, reason="many inputs, no other lines: the other builds run them")
 
+#: Seconds that anything may take on a busy machine.
+PATIENCE_S = 60.0
+
 VERBS_ENV = {
     **os.environ,
     "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
     "COLUMNS": "200",
 }
+
+
+def until(what: str, check: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
+    """What ``check`` gives as soon as that is something; AssertionError: it did not come."""
+    end = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
 
 
 # --- other people's captures ----------------------------------------------------------------------------

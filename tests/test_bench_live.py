@@ -63,7 +63,7 @@ def left(pid: int) -> list[str]:
     """Namespaces of a bench, and its folder."""
     return [
         name for folder in ("/run/netns", tempfile.gettempdir()) if os.path.isdir(folder)
-        for name in os.listdir(folder) if name.startswith(f"vfbench{pid}")
+        for name in os.listdir(folder) if name.startswith(f"vfbench{pid}-")
     ]  # fmt: skip
 
 

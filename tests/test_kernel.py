@@ -41,7 +41,7 @@ class Lab:
 
     def __init__(self, family: int) -> None:
         self.family = family
-        tag = f"vf{os.getpid():x}{random.randrange(1 << 16):04x}"
+        tag = f"vf{os.getpid():x}-{random.randrange(1 << 16):04x}"
         self.kernel, self.ours = f"{tag}k", f"{tag}o"
         self.sockets: list[socket.socket] = []
         try:
@@ -308,6 +308,6 @@ def test_we_take_what_the_kernel_fragments(lab4: Lab) -> None:
 
 def test_nothing_is_left_behind() -> None:
     """The namespaces of this process are gone, also when a test has failed."""
-    here = f"vf{os.getpid():x}"
+    here = f"vf{os.getpid():x}-"
     folder = "/run/netns"
     assert not os.path.isdir(folder) or not [name for name in os.listdir(folder) if name.startswith(here)]

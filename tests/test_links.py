@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from tests.lab import inside, ip, namespaces, need_root
+from tests.support import PATIENCE_S
 from vxlanfast import links, netlink
 from vxlanfast.errors import DeviceError, MissingLibraryError, SpecError
-
-DEADLINE_S = 30.0
+from vxlanfast.tap import Tap
 
 pytest.importorskip("pyroute2", reason="pyroute2 is not installed: pip install 'vxlanfast[live]'")
 
@@ -34,7 +34,7 @@ def shown(namespace: str, *words: str) -> Any:
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + PATIENCE_S
     while not (found := condition()):
         assert time.monotonic() < end, "not within the deadline"
         time.sleep(0.02)
@@ -336,7 +336,7 @@ def test_watch(pair: tuple[str, str]) -> None:
     async def follow() -> None:
         watch = links.LinkWatch(a)
         loop = asyncio.get_running_loop()
-        end = loop.time() + DEADLINE_S
+        end = loop.time() + PATIENCE_S
 
         def told(events: list[links.LinkEvent]) -> None:
             seen.extend(
@@ -372,7 +372,7 @@ def test_watch_as_a_source(pair: tuple[str, str]) -> None:
     async def first() -> links.LinkEvent:
         with links.LinkWatch(a) as watch:
             links.configure("v0", namespace=a, up=True)
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(PATIENCE_S):
                 async for event in watch:
                     return event
         raise AssertionError("no event")
@@ -409,3 +409,27 @@ def test_threads_stay_home(pair: tuple[str, str]) -> None:
         assert links.exists("v0")
     with pytest.raises(ZeroDivisionError):
         netlink.in_namespace(a, lambda: 1 // 0)
+
+
+@pytest.mark.root
+def test_a_tap_and_its_namespaces_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A namespace that came in the last moment is its own; one that was deleted is not, nor is another of that name."""
+    need_root()
+    try:
+        links.need_tun()
+    except DeviceError as error:
+        pytest.skip(str(error))
+    with namespaces("a") as (name,):
+        ip("netns", "del", name)
+
+        def just_in_time(namespace: str) -> int:
+            ip("netns", "add", namespace)
+            return netlink.open_namespace(namespace)
+
+        monkeypatch.setattr("vxlanfast.tap.open_namespace", just_in_time)
+        with Tap("vf0", namespace=name) as device:
+            assert not device.astray()
+            ip("netns", "del", name)
+            assert device.astray()
+            ip("netns", "add", name)
+            assert device.astray()

@@ -294,9 +294,11 @@ def test_to_standard_output_until_ctrl_c(busy: tuple[StandIn, Path]) -> None:
     command = [PYTHON, "-m", "vxlanfast", "capture", "--socket", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=VERBS_ENV) as run:
         assert run.stdout is not None
-        first = os.read(run.stdout.fileno(), 4096)
+        first = b""
         while len(first) < 2000:
-            first += os.read(run.stdout.fileno(), 4096)
+            piece = os.read(run.stdout.fileno(), 4096)
+            assert piece, "it ended"
+            first += piece
         run.send_signal(signal.SIGINT)
         rest, told = run.communicate(timeout=60)
     assert run.returncode == 0 and b"Traceback" not in told and told.endswith(b" left out\n")
@@ -372,6 +374,7 @@ def test_a_node_that_dies(tmp_path: Path) -> None:
             client.sendall(b'{"v":1,"ok":true}\n' + len(whole).to_bytes(4, "big") + whole)
 
     with socket.socket(socket.AF_UNIX) as server:
+        server.settimeout(60)
         server.bind(str(path))
         server.listen()
         worker = threading.Thread(target=die, args=(server,))

@@ -54,10 +54,10 @@ class Site:
         self.node, self.ears, self.member, self.vtep, self.family = node, ears, member, vtep, family
         self.number = 1000
 
-    def everywhere(self, begun_by: str) -> None:
-        """A frame to all and its arrival: what was sent before it has been heard by then."""
+    def everywhere(self, begun_by: str, source: str = "") -> None:
+        """A frame to all and its arrival: what was sent before it has been heard by then. It does not count."""
         self.number += 1
-        source = {"one": ONE_MAC, "a": "02:00:00:00:01:0a", "b": "02:00:00:00:01:0b"}[begun_by]
+        source = source or {"one": ONE_MAC, "a": "02:00:00:00:01:0a", "b": "02:00:00:00:01:0b"}[begun_by]
         self.ears[begun_by].say(BROADCAST, source, self.number)
         others = [name for name in ("one", "two", "a", "b") if name != begun_by]
         until(
@@ -145,9 +145,8 @@ def place_of(node: Node, mac: str) -> str | None:
 def test_a_mac_that_moves(site: Site) -> None:
     """A station is where it was last heard of: it alone gets what is for it, and at once."""
     at = VTEP[site.family].format
-    for number, name in enumerate("aba"):
-        site.ears[name].say(BROADCAST, STATION, 900 + number)
-        until("it is heard", lambda number=number: site.ears["one"].listen()[900 + number])
+    for name in "aba":
+        site.everywhere(name, STATION)
         site.forget()
         site.ears["one"].say(STATION, ONE_MAC, *range(FRAMES))
         site.expect("one", **{name: FRAMES})
@@ -158,8 +157,7 @@ def test_learning_off(site: Site) -> None:
     """What was learned goes and nothing is learned: who has no entry is flooded to; who is set is not."""
     site.node.reload(site.node.config.read_text().replace("vni = 42", "vni = 42\nlearn = false"))
     assert "configuration applied" in site.node.log, site.node.log
-    site.ears["a"].say(BROADCAST, STATION, 900)
-    until("it is heard", lambda: site.ears["one"].listen()[900])
+    site.everywhere("a", STATION)
     site.forget()
     site.ears["one"].say(STATION, ONE_MAC, *range(FRAMES))
     site.expect("one", two=FRAMES, a=FRAMES, b=FRAMES)

@@ -160,7 +160,7 @@ def test_reload_and_end(site: Site) -> None:
     assert site.node.stop() == 0
     assert "eth0" not in run(task, "ip", "link").stdout
     assert "vf-underlay" not in run(site.node.namespace, "ip", "link").stdout
-    assert "4789" not in run(site.node.namespace, "cat", "/proc/net/udp", "/proc/net/udp6").stdout
+    assert ":12B5 " not in run(site.node.namespace, "cat", "/proc/net/udp", "/proc/net/udp6").stdout
     site.node.start()
     assert until("it answers again", lambda: ping(task, "10.0.9.12"))
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import socket
 import struct
 import threading
+from collections.abc import Sequence
 from ipaddress import ip_address
+from types import SimpleNamespace
 
 import pytest
 
 import vxlanfast as vf
+from tests.support import PATIENCE_S
+from vxlanfast import underlay_watch
+from vxlanfast.logs import Log
 from vxlanfast.path_mtu import FORGET_S, PathMtu, icmp_mtu, route_mtu
 
 OURS4, PEER4, ROUTER4 = "192.0.2.1", "192.0.2.2", "198.51.100.9"
@@ -146,6 +154,40 @@ def test_news_and_their_end() -> None:
     mtu.heard(PEER4, 1400, 700.0)
     mtu.keep([PEER6])
     assert mtus(plane, PEER4) == [1450, 1450]
+
+
+def test_an_error_while_routes_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an error said stays, though a look that began before it ends behind it; the next look has its say again."""
+    plane = vf.Dataplane(vf.parse_spec(SPEC.replace("MTU", "1500")))
+    asked, answer = threading.Event(), threading.Event()
+
+    def look(peers: Sequence[str], sources: Sequence[str]) -> dict[str, int | None]:
+        if threading.current_thread() is threading.main_thread():  # for the error's sake
+            return dict.fromkeys(peers, 1400)
+        asked.set()
+        assert answer.wait(PATIENCE_S)
+        return dict.fromkeys(peers, 1500)
+
+    async def main() -> None:
+        watch = underlay_watch.UnderlayWatch(
+            plane, threading.RLock(), SimpleNamespace(kind="tap"), Log(io.StringIO())  # type: ignore[arg-type]
+        )
+        monkeypatch.setattr(watch.mtu, "look", look)
+        monkeypatch.setattr(underlay_watch, "take_errors", lambda sock: {PEER4})
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            looking = asyncio.create_task(watch._look())
+            assert await asyncio.to_thread(asked.wait, PATIENCE_S)
+            watch._listen(sock)
+            watch._errors(sock.fileno())
+            assert mtus(plane, PEER4) == [1350, 1350]
+            answer.set()
+            await looking
+            assert mtus(plane, PEER4) == [1350, 1350] and mtus(plane, PEER6) == [1430]
+            await watch._look()
+            assert mtus(plane, PEER4) == [1450, 1450]
+            await watch.close()
+
+    asyncio.run(main())
 
 
 def test_a_route() -> None:

@@ -104,6 +104,14 @@ def in_namespace(namespace: Namespace, call: Callable[[], _Result]) -> _Result:
     if namespace is None:
         return call()
     there = open_namespace(namespace)
+    try:
+        return in_opened(there, namespace, call)
+    finally:
+        os.close(there)
+
+
+def in_opened(there: int, namespace: Namespace, call: Callable[[], _Result]) -> _Result:
+    """As ``in_namespace``, by a descriptor of it."""
     results: list[_Result] = []
     errors: list[BaseException] = []
 
@@ -117,12 +125,9 @@ def in_namespace(namespace: Namespace, call: Callable[[], _Result]) -> _Result:
         except BaseException as error:
             errors.append(error)
 
-    try:
-        thread = threading.Thread(target=run, name="vxlanfast-netns", daemon=True)
-        thread.start()
-        thread.join()
-    finally:
-        os.close(there)
+    thread = threading.Thread(target=run, name="vxlanfast-netns", daemon=True)
+    thread.start()
+    thread.join()
     if errors:
         raise errors[0]
     return results[0]

@@ -9,7 +9,7 @@ import socket
 import struct
 
 from vxlanfast.errors import DeviceError
-from vxlanfast.netlink import in_namespace, namespace_path
+from vxlanfast.netlink import in_namespace, in_opened, namespace_path, open_namespace
 
 # include/uapi/linux/if_tun.h
 TUNSETIFF = 0x400454CA
@@ -32,6 +32,10 @@ OFFLOADS = (
 )
 
 
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
 class Tap:
     """A TAP device's file, open and not blocking; the device goes with it unless it was there before.
 
@@ -47,8 +51,16 @@ class Tap:
         self.namespace = namespace
         self.offloads = 0
         self.header_len = VNET_TUNNEL_LEN if tunnel else VNET_HDR_LEN
-        self._place = self._where()
-        self.fd = in_namespace(namespace or None, lambda: self._open(attach, offload, tunnel))
+        self._place: tuple[int, int] | None = None
+        if not namespace:
+            self.fd = self._open(attach, offload, tunnel)
+            return
+        there = open_namespace(namespace)
+        try:
+            self._place = _identity(os.fstat(there))  # of what is entered: the name may lead elsewhere by now
+            self.fd = in_opened(there, namespace, lambda: self._open(attach, offload, tunnel))
+        finally:
+            os.close(there)
 
     def _open(self, attach: bool | None, offload: bool, tunnel: bool) -> int:
         there = os.path.isdir(f"/proc/sys/net/ipv4/conf/{self.name}")
@@ -108,10 +120,9 @@ class Tap:
         if not self.namespace:
             return None
         try:
-            status = os.stat(namespace_path(self.namespace))
+            return _identity(os.stat(namespace_path(self.namespace)))
         except OSError:
             return None
-        return status.st_dev, status.st_ino
 
     def astray(self) -> bool:
         """Whether its namespace's name leads nowhere now, or to another one: a namespace that was deleted lives on as

@@ -45,6 +45,7 @@ class UnderlayWatch:
         self._task: asyncio.Task[None] | None = None
         self._events: LinkWatch | None = None
         self._asked: dict[int, socket.socket] = {}
+        self._newer: set[str] = set()  # peers that errors have spoken of since a look began
 
     async def start(self) -> None:
         """Look once, and go on looking."""
@@ -108,13 +109,13 @@ class UnderlayWatch:
                 await asyncio.wait_for(self._poked.wait(), max(SOON_S if self._soon else LOOK_S, SHARE * took))
             await asyncio.sleep(min(took, LOOK_S))
 
-    async def _look(self, peers: list[str] | None = None) -> bool:
+    async def _look(self) -> bool:
         """Ask the kernel, in a thread, and take what it says. Whether every next hop is known."""
         every = self.peers()
-        found = await asyncio.to_thread(self.mtu.look, peers or every, self._sources)
-        self.mtu.routes(found, time.monotonic())
-        if peers is not None:
-            return True
+        self._newer.clear()
+        found = await asyncio.to_thread(self.mtu.look, every, self._sources)
+        # Of those, what the thread was told may be older than what is known by now.
+        self.mtu.routes({peer: mtu for peer, mtu in found.items() if peer not in self._newer}, time.monotonic())
         self.mtu.keep(every)
         self._look_at_addresses()
         if not isinstance(self.underlay, PacketUnderlay):
@@ -155,6 +156,7 @@ class UnderlayWatch:
         sock = self._asked.pop(number)
         peers = take_errors(sock) & set(self.peers())
         if peers:
+            self._newer |= peers
             self.mtu.routes(self.mtu.look(sorted(peers), self._sources), time.monotonic())
         loop.call_later(QUIET_S, self._listen_again, sock)
 

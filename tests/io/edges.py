@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from typing import Any
@@ -10,6 +11,8 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
+
+from tests.support import PATIENCE_S
 
 A, B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 NEEDS_CSUM, TCPV4, UFO, TCPV6, UDP_L4 = 1, 1, 3, 4, 5
@@ -98,6 +101,11 @@ def pair() -> tuple[socket.socket, socket.socket]:
         one.setblocking(False)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
     return ours, theirs
+
+
+def readable(sock: socket.socket) -> None:
+    """Something is there to be read when this returns: what was sent over loopback comes a little later."""
+    assert select.select([sock], [], [], PATIENCE_S)[0], "nothing comes"
 
 
 def drain(sock: socket.socket) -> list[bytes]:

@@ -12,6 +12,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 
+from tests.support import PATIENCE_S
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.io.mirror import MirrorSocket
 from vxlanfast._ext.node.decap import Decap
@@ -39,7 +40,7 @@ def pair(version: int = 4, **options: int) -> Iterator[tuple[MirrorSocket, socke
 
 def take(mirror: MirrorSocket, batch: PacketBatch, count: int, *, port_in: int = 0) -> None:
     """Receive until so many rows are there."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE_S
     while len(batch) < count and time.monotonic() < until:
         mirror.receive(batch, port_in)
     assert len(batch) == count
@@ -121,8 +122,8 @@ def test_overload_is_counted_to_the_packet() -> None:
                 sent += here.send(VXLAN + bytes(1000)) > 0
             batch.clear()
             got += mirror.receive(batch)
-            assert got + mirror.dropped == sent
-        until = time.monotonic() + 30
+            assert got + mirror.dropped <= sent  # loopback may take its time
+        until = time.monotonic() + PATIENCE_S
         while got + mirror.dropped < sent and time.monotonic() < until:
             batch.clear()
             got += mirror.receive(batch)

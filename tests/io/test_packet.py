@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.lab import inside, ip, namespaces, need_root, packet_socket
+from tests.lab import carried, inside, ip, namespaces, need_root, packet_socket
+from tests.support import PATIENCE_S
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast.errors import DeviceError
 from vxlanfast.sockets import PacketEdge, open_packet
@@ -27,11 +28,12 @@ def wire() -> Iterator[tuple[str, str]]:
             with inside(name), open("/proc/sys/net/ipv6/conf/v0/disable_ipv6", "w") as file:
                 file.write("1")
             ip("-n", name, "link", "set", "v0", "up")
+        carried("v0", a, b)
         yield a, b
 
 
 def take(edge: PacketEdge, count: int, port_in: int = 0) -> PacketBatch:
-    batch, until = PacketBatch(), time.monotonic() + 30
+    batch, until = PacketBatch(), time.monotonic() + PATIENCE_S
     while len(batch) < count and time.monotonic() < until:
         edge.edge.receive(batch, port_in)
     assert len(batch) == count
@@ -81,7 +83,7 @@ def test_overload_is_counted() -> None:
         with edge, packet_socket(b, "v0") as sock:
             for _ in range(500):
                 sock.send(HEADER + bytes(1000))
-            batch, got, until = PacketBatch(), 0, time.monotonic() + 30
+            batch, got, until = PacketBatch(), 0, time.monotonic() + PATIENCE_S
             while got + edge.edge.dropped < 500 and time.monotonic() < until:
                 batch.clear()
                 got += edge.edge.receive(batch)
@@ -98,6 +100,7 @@ def test_an_interface_that_goes_down_and_away() -> None:
             with pytest.raises(OSError, match="packet socket"):
                 edge.edge.receive(PacketBatch())
             ip("-n", a, "link", "set", "v0", "up")
+            carried("v0", a, b)
             with packet_socket(b, "v0") as sock:
                 sock.send(HEADER + bytes(50))
                 assert bytes(take(edge, 1).frame(0)) == HEADER + bytes(50)

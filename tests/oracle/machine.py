@@ -8,6 +8,7 @@ The scripts that do it are not the project's: they are looked for beside the tre
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shlex
@@ -56,6 +57,20 @@ def installed() -> Path:
             return place
     place = places[0]
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = place.with_name(f"{place.name}.lock").open("w")
+    except OSError as error:
+        pytest.skip(f"the packages of a kernel of its own have no place: {error}")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes run the suite: one fills it, the others wait for it
+        if not (place / "ready").exists():
+            fill(place, source)
+    return place
+
+
+def fill(place: Path, source: Path) -> None:
+    """The folder has everything when this returns; the test is skipped where it cannot."""
+    try:
         made = run(source / "setup.sh", place, timeout=180)
     except subprocess.TimeoutExpired:
         pytest.skip("fetching the packages of a kernel of its own takes too long")
@@ -63,7 +78,6 @@ def installed() -> Path:
         said = (made.stderr.strip() or made.stdout.strip()).splitlines()
         pytest.skip(f"the packages of a kernel of its own cannot be had: {said[-1] if said else made.returncode}")
     (place / "ready").touch()
-    return place
 
 
 def run(*command: str | Path, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
