@@ -29,7 +29,7 @@ Capture
     make_batch(*, large: bool | None = None) -> PacketBatch
     property name
 CaptureError (VxlanFastError, ValueError)
-    __init__(message: str, *, path: str | None = None, offset: int | None = None) -> None
+    __init__(message: str, *, path: str | None = None, offset: int | None = None, stats: object = None) -> None
 CaptureWriter
     __init__(target: Writable, *, format: str = 'pcap', links: Sequence[int] = (1,), snaplen: int = 262144)
     close() -> None
