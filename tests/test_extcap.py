@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PYTHON, TSHARK, VERBS_ENV, assert_one_line, blocks, frames_of, tshark, vxlanfast
-from tests.test_recv import INNER, VNI_42, free_port, send, until
+from tests.support import PYTHON, TSHARK, VERBS_ENV, assert_one_line, blocks, frames_of, tshark, until, vxlanfast
+from tests.test_recv import INNER, VNI_42, free_port, send
 from vxlanfast import extcap
 from vxlanfast.errors import OutputError, SpecError
 
@@ -85,7 +85,7 @@ def test_capture_into_a_fifo(tmp_path: Path) -> None:
     try:
         with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as reader:
             # The beginning comes before any packet.
-            until(lambda: run.poll() is not None or select.select([reader], [], [], 0)[0], "the program to write")
+            until("the program to write", lambda: run.poll() is not None or select.select([reader], [], [], 0)[0])
             assert run.poll() is None
             os.set_blocking(reader.fileno(), True)
             data = reader.read(65536)
@@ -210,7 +210,7 @@ def test_tshark_lists_configures_and_captures(tmp_path: Path) -> None:
             time.sleep(0.2)
             return run.poll() is not None
 
-        until(sent, "tshark to have its three packets")
+        until("tshark to have its three packets", sent)
         _, errors = run.communicate(timeout=60)
     finally:
         run.kill()

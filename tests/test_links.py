@@ -12,15 +12,15 @@ import re
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab import inside, ip, namespaces, need_root
-from tests.support import PATIENCE_S
+from tests.support import PATIENCE_S, until
 from vxlanfast import links, netlink
 from vxlanfast.errors import DeviceError, MissingLibraryError, SpecError
 from vxlanfast.tap import Tap
@@ -31,14 +31,6 @@ pytest.importorskip("pyroute2", reason="pyroute2 is not installed: pip install '
 def shown(namespace: str, *words: str) -> Any:
     run = subprocess.run(["ip", "-n", namespace, "-j", *words], capture_output=True, text=True, check=True)
     return json.loads(run.stdout or "[]")
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    end = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < end, "not within the deadline"
-        time.sleep(0.02)
-    return found
 
 
 @pytest.fixture
@@ -113,7 +105,8 @@ def test_moved_and_renamed(pair: tuple[str, str]) -> None:
     assert links.exists("eth1", f"/run/netns/{b}")
     sleeper = subprocess.Popen(["ip", "netns", "exec", b, "sleep", "60"])
     try:
-        until(lambda: os.readlink(f"/proc/{sleeper.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
+        here, there = Path("/proc/self/ns/net"), Path(f"/proc/{sleeper.pid}/ns/net")
+        until("it is in a namespace of its own", lambda: there.readlink() != here.readlink())
         assert links.exists("eth1", sleeper.pid) and links.exists("eth1", str(sleeper.pid))
     finally:
         sleeper.kill()
@@ -285,11 +278,16 @@ def test_a_tap(pair: tuple[str, str]) -> None:
                     except BlockingIOError:
                         return b""
 
-                until(lambda: answer()[:14].hex() == "0200000000090200000000030806")
+                until("ARP is answered", lambda: answer()[:14].hex() == "0200000000090200000000030806")
             finally:
                 os.close(tap)
             seen: list[links.LinkEvent] = []
-            until(lambda: seen.extend(watch.read()) or [e for e in seen if (e.what, e.name) == ("gone", "eth0")])  # noqa: B023
+
+            def gone(seen: list[links.LinkEvent] = seen) -> bool:
+                seen += watch.read()
+                return any((event.what, event.name) == ("gone", "eth0") for event in seen)
+
+            until("the device is gone", gone)
             assert not links.exists("eth0", b)
 
 
@@ -390,7 +388,7 @@ def test_events_that_are_lost(pair: tuple[str, str]) -> None:
         subprocess.run(["ip", "-n", a, "-batch", "-"], input=batch, text=True, check=True)
         assert "overrun" in {event.what for event in watch.read()} and watch.overruns
         ip("-n", a, "link", "set", "v0", "mtu", "1300")
-        assert until(lambda: [event for event in watch.read() if event.mtu == 1300])
+        assert until("the MTU is told", lambda: [event for event in watch.read() if event.mtu == 1300])
 
 
 @pytest.mark.root

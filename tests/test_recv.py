@@ -10,7 +10,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 
 from tests.lab import inside, ip, namespaces, need_root, packet_socket
-from tests.support import CAPTURES, blocks, capture_path, frames_of, ours_read, pcap, table
+from tests.support import CAPTURES, blocks, capture_path, frames_of, ours_read, pcap, table, until
 from vxlanfast import decap_file
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.node.decap import Decap
@@ -34,13 +34,6 @@ from vxlanfast.sockets import open_udp, vxlan_devices
 
 INNER = bytes.fromhex("02000000000b 02000000000a 88b5")
 VNI_42 = bytes.fromhex("0800000000002a00")
-
-
-def until(done: Callable[[], Any], what: str) -> None:
-    limit = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < limit, f"waited in vain for {what}"
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -157,7 +150,7 @@ def test_captures_at_an_interface_frame_for_frame(tmp_path: Path) -> None:
             with running(receiver) as accounts:
                 tcpreplay(b, path)
                 wanted = len(frames_of(path))
-                until(lambda r=receiver, n=wanted: received(r) >= n, name)
+                until(name, lambda r=receiver, n=wanted: received(r) >= n)
             expected = BytesIO()
             decap_file(str(path), expected)
             assert frames_of(out) == frames_of(expected.getvalue()), name
@@ -193,7 +186,7 @@ def test_captures_at_a_udp_port_frame_for_frame(tmp_path: Path) -> None:
             with running(receiver):
                 tcpreplay(b, moved)
                 wanted = len(choices[port])
-                until(lambda r=receiver, n=wanted: r.output.written >= n, name)
+                until(name, lambda r=receiver, n=wanted: r.output.written >= n)
             assert frames_of(out) == choices[port], name
             done += 1
     assert done >= 10
@@ -300,8 +293,8 @@ def test_datagrams_to_a_capture(tmp_path: Path) -> None:
     out = tmp_path / "out.pcapng"
     with running(receiver) as accounts:
         send(port, *(VNI_42 + frame for frame in frames), b"junk", VNI_42[:4] + b"\0\0\x2b\0" + frames[0])
-        until(lambda: received(receiver) == 302, "302 datagrams")
-        until(lambda: len(ours_read(out.read_bytes())[0]) == 300, "a file that is readable while nothing comes")
+        until("302 datagrams", lambda: received(receiver) == 302)
+        until("a file that is readable while nothing comes", lambda: len(ours_read(out.read_bytes())[0]) == 300)
     assert frames_of(out) == frames
     assert accounts[0].drops == {"DROP_VXLAN_LEN": 1, "DROP_FILTER_VNI": 1}
     statistics = blocks((tmp_path / "out.pcapng").read_bytes())[-1]
@@ -340,7 +333,7 @@ def test_overload_is_counted_in_the_account(tmp_path: Path) -> None:
     receiver, port = local(tmp_path / "out.pcap", format="pcap", buffer_len=4096)
     send(port, *[VNI_42 + INNER + bytes(1000)] * 400)  # before anybody takes them
     with running(receiver) as accounts:
-        until(lambda: received(receiver) + receiver.edges[0].edge.dropped == 400, "the account to add up")
+        until("the account to add up", lambda: received(receiver) + receiver.edges[0].edge.dropped == 400)
     done = accounts[0]
     assert done.received + done.kernel_drops == 400 and done.kernel_drops > 0
     assert len(frames_of(tmp_path / "out.pcap")) == done.written == done.received
@@ -363,7 +356,7 @@ def test_filters_and_levels(tmp_path: Path) -> None:
     receiver, port = local(tmp_path / "out.pcap", format="nsecpcap", inner="udp port 53", outer="src 127.0.0.1")
     with running(receiver) as accounts:
         send(port, VNI_42 + INNER + bytes(60), VNI_42 + wanted)
-        until(lambda: received(receiver) == 2, "two datagrams")
+        until("two datagrams", lambda: received(receiver) == 2)
     assert frames_of(tmp_path / "out.pcap") == [wanted]
     assert accounts[0].drops == {"DROP_FILTER_INNER": 1}
 
@@ -386,7 +379,7 @@ def test_to_a_fifo_whose_reader_goes_away(tmp_path: Path) -> None:
                 data += os.read(reader, 65536)
             return INNER in data
 
-        until(more, "the frame in the FIFO")
+        until("the frame in the FIFO", more)
     finally:
         os.close(reader)
         thread.join(60)
@@ -458,7 +451,7 @@ def test_to_a_tap_device(tmp_path: Path) -> None:
                             got.append(frame)
                 return len(got) >= 50
 
-            until(more, "50 frames at the TAP")
+            until("50 frames at the TAP", more)
         assert got == frames == frames_of(tmp_path / "out.pcapng")
         assert accounts[0].tap_written == 50
     with pytest.raises(SpecError, match="1 to 15 bytes"):
@@ -476,8 +469,8 @@ def test_the_loopback_gives_each_frame_once(tmp_path: Path) -> None:
             with inside(a):
                 send(4789, *(VNI_42 + frame for frame in frames), *[b"other"] * 3)
                 send(53, b"x")
-            until(lambda: receiver.output is not None and receiver.output.written >= 30, "30 frames")
-            until(lambda: received(receiver) >= 34, "and four others")
+            until("30 frames", lambda: receiver.output is not None and receiver.output.written >= 30)
+            until("and four others", lambda: received(receiver) >= 34)
     assert frames_of(tmp_path / "out.pcapng") == frames
     drops = dict(accounts[0].drops)
     assert drops.pop("DROP_VXLAN_LEN") == 3 and drops.pop("PUNT_PORT") == 1

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PYTHON, VERBS_ENV, assert_one_line, frames_of, vxlanfast
-from tests.test_recv import INNER, VNI_42, free_port, send, until
+from tests.support import PYTHON, VERBS_ENV, assert_one_line, frames_of, until, vxlanfast
+from tests.test_recv import INNER, VNI_42, free_port, send
 
 FRAMES = [INNER + n.to_bytes(2, "big") + bytes(60) for n in range(20)]
 
@@ -48,7 +48,7 @@ def test_signals_end_it_with_whole_records(number: signal.Signals, tmp_path: Pat
     out = tmp_path / "out.pcapng"
     with recv(out) as (run, port):
         send(port, *(VNI_42 + frame for frame in FRAMES))
-        until(lambda: INNER in out.read_bytes() and frames_of(out) == FRAMES, "the frames in the file")
+        until("the frames in the file", lambda: INNER in out.read_bytes() and frames_of(out) == FRAMES)
         run.send_signal(number)
         _, said = run.communicate(timeout=60)
     assert run.returncode == 0
@@ -93,7 +93,7 @@ def test_rotation(tmp_path: Path) -> None:
             send(port, *(VNI_42 + frame + bytes(8000) for frame in FRAMES[:10]))
             return (tmp_path / "out01").exists()
 
-        until(sent, "a second file")
+        until("a second file", sent)
         run.send_signal(signal.SIGTERM)
         run.communicate(timeout=60)
     assert run.returncode == 0
