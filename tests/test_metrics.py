@@ -52,7 +52,7 @@ def test_what_the_plane_counted(node: StandIn) -> None:
     veth1 = stats.ports["veth1"]
     assert got["vxlanfast_port_receive_packets_total", "port=veth1"] == veth1.rx_packets > 0
     assert got["vxlanfast_vtep_transmit_bytes_total", "vni=42", "vtep=192.0.2.2"] > 0
-    assert got["vxlanfast_network_strangers_packets_total", "vni=42"] == 1
+    assert got["vxlanfast_network_strangers_packets_total", "network=web", "vni=42"] == 1
     assert got["vxlanfast_io_rx_packets_total", "port=underlay"] == 1234
     assert got["vxlanfast_service_connections_total", "family=4", "service=shop"] == 1
 

@@ -1,7 +1,7 @@
 """Single changes of a running plane, in the words of iproute2 and ipvsadm: as people write them, as requests, done.
 
-    fdb replace|append|del MAC VNI PLACE...
-    neigh replace|del ADDRESS lladdr MAC vni VNI [at PLACE]
+    fdb replace|append|del MAC VNI|NETWORK PLACE...
+    neigh replace|del ADDRESS lladdr MAC vni VNI|NETWORK [at PLACE]
     server add|edit|del SERVICE ADDRESS[:PORT] [-w WEIGHT] [-x UPPER] [-y LOWER]
     weight SERVICE ADDRESS[:PORT] WEIGHT
 """
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: What there is to change, each with its acts and its words.
 USAGE = {
-    "fdb": "fdb replace|append|del MAC VNI PLACE...",
-    "neigh": "neigh replace|del ADDRESS lladdr MAC vni VNI [at PLACE]",
+    "fdb": "fdb replace|append|del MAC VNI|NETWORK PLACE...",
+    "neigh": "neigh replace|del ADDRESS lladdr MAC vni VNI|NETWORK [at PLACE]",
     "server": "server add|edit|del SERVICE ADDRESS[:PORT] [-w WEIGHT] [-x UPPER] [-y LOWER]",
     "weight": "weight SERVICE ADDRESS[:PORT] WEIGHT",
 }
@@ -59,10 +59,19 @@ def _usage(what: str) -> SpecError:
 
 def _fdb(act: str, words: list[str]) -> Json:
     # Words that may stand in front of what they name, as in bridge(8).
-    words = [word for word in words if word not in ("vni", "dst", "at")]
+    words = [word for word in words if word not in ("vni", "network", "dst", "at")]
     if len(words) < (2 if act == "del" else 3):
         raise _usage("fdb")
-    return {"mac": words[0], "vni": parse_vni(words[1]), "places": words[2:]}
+    return {"mac": words[0], **_network(words[1]), "places": words[2:]}
+
+
+def _network(text: str) -> Json:
+    """A VNI, or the name of a network; a lan has nothing else."""
+    try:
+        int(text, 0)
+    except ValueError:
+        return {"network": text}
+    return {"vni": parse_vni(text)}
 
 
 def _neigh(act: str, words: list[str]) -> Json:
@@ -70,10 +79,10 @@ def _neigh(act: str, words: list[str]) -> Json:
         raise _usage("neigh")
     out: Json = {"address": words[0]}
     for key, value in zip(words[1::2], words[2::2], strict=True):
-        if key not in ("lladdr", "vni", "at"):
-            raise SpecError(f"set neigh: {key!r}: lladdr, vni or at")
-        out[{"lladdr": "mac", "at": "place"}.get(key, key)] = parse_vni(value) if key == "vni" else value
-    if "vni" not in out or (act == "replace" and "mac" not in out):
+        if key not in ("lladdr", "vni", "network", "at"):
+            raise SpecError(f"set neigh: {key!r}: lladdr, vni, network or at")
+        out |= {"lladdr": {"mac": value}, "at": {"place": value}}.get(key) or _network(value)
+    if not out.keys() & {"vni", "network"} or (act == "replace" and "mac" not in out):
         raise _usage("neigh")
     return out
 
@@ -148,12 +157,27 @@ def _whole(request: Mapping[str, Any], key: str, most: int, default: int | None 
     return value
 
 
+def _network_of(plane: Dataplane, request: Mapping[str, Any]) -> tuple[int, str]:
+    """The number of the network that is meant, and what it is called."""
+    if "network" not in request:
+        vni = _whole(request, "vni", 0xFFFFFF)
+        return vni, f"vni {vni}"
+    name = _text(request, "network")
+    found = [network.vni for network in plane.spec.network if network.name == name]
+    if not found:
+        known = ", ".join(dict.fromkeys(network.name for network in plane.spec.network))
+        raise SpecError(f"network {name!r}: none of this node's; there are {known or 'none'}")
+    if len(found) > 1:
+        raise SpecError(f"network {name}: it has the VNIs {', '.join(map(str, found))}: one of them is to be said")
+    return found[0], f"network {name}"
+
+
 def _set_fdb(plane: Dataplane, act: str, request: Mapping[str, Any], now_ns: int) -> str:
-    vni, mac = _whole(request, "vni", 0xFFFFFF), _text(request, "mac")
+    (vni, network), mac = _network_of(plane, request), _text(request, "mac")
     places = request.get("places", [])
     if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
         raise SpecError("places: a list of ports' names and VTEPs' addresses")
-    name = f"{station(mac).hex(':')} vni {vni}"
+    name = f"{station(mac).hex(':')} {network}"
     row = plane.station(vni, mac)
     if row is not None and row["state"] == "local":
         raise SpecError(f"fdb {name}: it is the node's own, and its spec says so")
@@ -194,8 +218,8 @@ def _same(places: Sequence[str], wanted: str) -> str | None:
 
 
 def _set_neigh(plane: Dataplane, act: str, request: Mapping[str, Any], now_ns: int) -> str:
-    vni, address = _whole(request, "vni", 0xFFFFFF), _text(request, "address")
-    name = f"{address} vni {vni}"
+    (vni, network), address = _network_of(plane, request), _text(request, "address")
+    name = f"{address} {network}"
     row = plane.neighbour(vni, address)
     if row is not None and row["gateway"]:
         raise SpecError(f"neigh {name}: it is the node's own, and its spec says so")

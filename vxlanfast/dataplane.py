@@ -173,16 +173,21 @@ class Dataplane:
         return self._now.receive.not_udp
 
     def _net(self, vni: int) -> int:
-        net = self._now.nets.find(vni) if 0 <= vni <= 0xFFFFFF else None
+        net = self._now.nets.find(vni) if 0 <= vni < 1 << 32 else None
         if net is None:
-            raise SpecError(f"VNI {vni}: no network of this node")
+            raise SpecError(f"{self._said(vni)}: no network of this node")
         return net
+
+    def _said(self, vni: int) -> str:
+        """A network in messages: a lan's number is nobody's VNI."""
+        lan = next((n.name for n in self.spec.network if n.vni == vni and n.lan), None)
+        return f"VNI {vni}" if lan is None else f"network {lan}"
 
     def _places(self, vni: int, places: Sequence[str]) -> int:
         """The number of one place, or of several."""
         numbers = tuple(dict.fromkeys(self._place(vni, place) for place in places))
         if not numbers:
-            raise SpecError(f"VNI {vni}: a port or a member at least")
+            raise SpecError(f"{self._said(vni)}: a port or a member at least")
         return self._now.at_places(self._net(vni), numbers)
 
     def _place(self, vni: int, place: str) -> int:
@@ -192,7 +197,7 @@ class Dataplane:
                 found = self._now.places.get((vni, format_ip(parse_ip(place))))
         if found is None:
             known = ", ".join(name for number, name in self._now.places if number == vni)
-            raise SpecError(f"{place!r}: no port or member of VNI {vni}; there are {known or 'none'}")
+            raise SpecError(f"{place!r}: no port or member of {self._said(vni)}; there are {known or 'none'}")
         return found
 
     def set_station(self, vni: int, mac: str, *places: str) -> None:

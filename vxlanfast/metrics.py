@@ -108,10 +108,11 @@ class NodeCollector:
         yield rules
         ports = capped((((name,), _traffic(one)) for name, one in stats.ports.items()), self.most)
         peers = capped((((str(v), vtep), _traffic(one)) for (v, vtep), one in sorted(stats.peers.items())), self.most)
-        nets = capped((((str(v),), _network(one)) for v, one in sorted(stats.networks.items())), self.most)
+        named = {n.vni: ("" if n.lan else str(n.vni), n.name) for n in self.node.spec.network}
+        nets = capped(((named[v], _network(one)) for v, one in sorted(stats.networks.items())), self.most)
         yield from _families(core, "port", ("port",), ports, "of ports: frames of networks, without outer headers")
         yield from _families(core, "vtep", ("vni", "vtep"), peers, "of VTEPs, by network")
-        yield from _families(core, "network", ("vni",), nets, "of networks")
+        yield from _families(core, "network", ("vni", "network"), nets, "of networks")
         io = capped((((name,), one) for name, one in self.node.io_counters().items()), self.most)
         yield from _families(core, "io", ("port",), io, "of devices and sockets")
         yield gauge("connections", "Connections that there are.", stats.mesh.connections)

@@ -20,6 +20,11 @@ def _names(plane: Shown) -> dict[int, str]:
     return {network.vni: network.name for network in plane.spec.network}
 
 
+def _number(vni: object) -> Row:
+    """A network's VNI, where it has one: a lan has none."""
+    return {"vni": vni} if int(str(vni)) <= VNI_MAX else {}
+
+
 def fdb_rows(plane: Shown) -> Iterator[Row]:
     """The forwarding table, with the keys of ``bridge -j fdb show``: a row for each place of a MAC, in order."""
     names = _names(plane)
@@ -32,7 +37,7 @@ def fdb_rows(plane: Shown) -> Iterator[Row]:
                 out |= {"ifname": name, "dst": place, "vni": row["vni"], "flags": ["self", *flags]}
             else:
                 ifname = name if place == GATEWAY else place
-                out |= {"ifname": ifname, "vni": row["vni"], "flags": flags, "master": name}
+                out |= {"ifname": ifname, **_number(row["vni"]), "flags": flags, "master": name}
             yield out | {"state": {"learned": "", "local": "permanent"}.get(state, state)}
 
 
@@ -49,7 +54,8 @@ def neigh_rows(plane: Shown) -> Iterator[Row]:
     """The neighbour table, with the keys of ``ip -j neigh show``."""
     names = _names(plane)
     for row in sorted(plane.neighbours(), key=lambda row: (row["vni"], len(str(row["address"])), row["address"])):
-        out: Row = {"dst": row["address"], "dev": names[int(str(row["vni"]))], "vni": row["vni"], "lladdr": row["mac"]}
+        out: Row = {"dst": row["address"], "dev": names[int(str(row["vni"]))], **_number(row["vni"])}
+        out["lladdr"] = row["mac"]
         if row["router"] or row["gateway"]:
             out["router"] = None
         yield out | {"state": ["PERMANENT"]}
@@ -57,8 +63,8 @@ def neigh_rows(plane: Shown) -> Iterator[Row]:
 
 def neigh_lines(plane: Shown) -> Iterator[str]:
     for row in neigh_rows(plane):
-        router = " router" if "router" in row else ""
-        yield f"{row['dst']} dev {row['dev']} vni {row['vni']} lladdr {row['lladdr']}{router} {row['state'][0]}"
+        vni, router = f" vni {row['vni']}" if "vni" in row else "", " router" if "router" in row else ""
+        yield f"{row['dst']} dev {row['dev']}{vni} lladdr {row['lladdr']}{router} {row['state'][0]}"
 
 
 def mdb_rows(plane: Shown) -> Iterator[Row]:
@@ -69,14 +75,14 @@ def mdb_rows(plane: Shown) -> Iterator[Row]:
         name = names[int(str(row["vni"]))]
         yield {
             "dev": name, "port": name if remote else row["place"], "grp": row["group"], "state": "temp",
-            **({"dst": row["place"]} if remote else {}), "vni": row["vni"], "expires_ns": row["expires_ns"],
+            **({"dst": row["place"]} if remote else {}), **_number(row["vni"]), "expires_ns": row["expires_ns"],
         }  # fmt: skip
 
 
 def mdb_lines(plane: Shown) -> Iterator[str]:
     for row in mdb_rows(plane):
-        dst = f" dst {row['dst']}" if "dst" in row else ""
-        yield f"dev {row['dev']} port {row['port']} grp {row['grp']}{dst} vni {row['vni']} {row['state']}"
+        more = "".join(f" {key} {row[key]}" for key in ("dst", "vni") if key in row)
+        yield f"dev {row['dev']} port {row['port']} grp {row['grp']}{more} {row['state']}"
 
 
 def vtep_rows(plane: Shown) -> Iterator[Row]:
@@ -125,6 +131,9 @@ def counter_row(plane: Shown) -> Row:
     out["drops"] = {verdict.name: number for verdict, number in stats.drops.items()}
     out["send_drops"] = {verdict.name: number for verdict, number in stats.send_drops.items()}
     out["rules"] = {rule.name: number for rule, number in stats.rules.items()}
+    names = _names(plane)
+    nets = sorted(out["networks"].items())
+    out["networks"] = [{**_number(vni), "network": names[vni], **counts} for vni, counts in nets]
     out["peers"] = [{"vni": vni, "vtep": vtep, **asdict(t)} for (vni, vtep), t in stats.peers.items()]
     return out
 

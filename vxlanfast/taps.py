@@ -18,6 +18,7 @@ from itertools import repeat
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.io.writer import CaptureEncoder
 from vxlanfast._ext.verdict import RULES, SENTENCES, Rule, Verdict
+from vxlanfast.addr import VNI_MAX
 from vxlanfast.checks import among, rule_error
 from vxlanfast.dataplane import Dataplane
 from vxlanfast.errors import SpecError
@@ -239,7 +240,9 @@ class Tap:
         if stage == "dropped":
             note = _why_dropped(way, verdict)
         elif stage == "inner":
-            note = port if way.origin is None else f"{way.origin[1]}, vni {way.origin[0]}"
+            note = port if way.origin is None else way.origin[1]
+            if way.origin is not None and way.origin[0] <= VNI_MAX:  # a lan has no VNI
+                note += f", vni {way.origin[0]}"
         elif sure:
             note = _why_sent(way, rule)
         name = f"{'out' if outward else 'in'} {UNDERLAY}" if stage == "outer" else port

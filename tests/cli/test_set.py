@@ -9,8 +9,10 @@ import pytest
 import vxlanfast as vf
 from tests.standin import NODE, StandIn, serving
 from tests.support import assert_one_line, vxlanfast
+from vxlanfast import tables
 from vxlanfast.changes import change, parse
 from vxlanfast.errors import SpecError
+from vxlanfast.shown import PlaneView
 
 MAC, OTHER = "02:42:0a:00:09:04", "02:00:00:00:00:99"
 
@@ -57,6 +59,53 @@ def test_neigh(node: StandIn) -> None:
     for own in ("10.0.9.1", "10.0.9.100"):
         with pytest.raises(SpecError, match="the node's own"):
             do(node, f"neigh del {own} vni 42")
+
+
+LAN = """
+[node]
+vtep = "192.0.2.1"
+[[network]]
+name = "outside"
+lan = true
+subnet = "198.51.100.0/24"
+gateway = "198.51.100.1"
+[[network.endpoint]]
+port = "eth0"
+[[network.endpoint]]
+port = "eth1"
+[[network]]
+name = "twice"
+vni = 1
+[[network]]
+name = "twice"
+vni = 2
+"""
+
+
+def test_networks_by_name() -> None:
+    """A lan has no VNI; a name may stand for several. Nothing shows the number by which the plane knows a lan."""
+    node = StandIn(vf.parse_spec(LAN))
+    assert do(node, f"fdb replace {OTHER} outside eth0") == f"fdb {OTHER} network outside: at eth0"
+    assert do(node, f"fdb append {OTHER} network outside eth1").endswith("at eth0, eth1, was at eth0")
+    assert do(node, f"neigh replace 198.51.100.7 lladdr {OTHER} network outside at eth0").endswith("at eth0")
+    view = PlaneView(node.plane, node.lock, None)
+    assert list(tables.fdb_lines(view)) == [
+        f"{OTHER} dev eth0 master outside static", f"{OTHER} dev eth1 master outside static",
+        "02:42:c6:33:64:01 dev outside master outside permanent",
+    ]  # fmt: skip
+    assert f"198.51.100.7 dev outside lladdr {OTHER} PERMANENT" in list(tables.neigh_lines(view))
+    assert all("vni" not in row for row in (*tables.fdb_rows(view), *tables.neigh_rows(view)))
+    names = [(row.get("vni"), row["network"]) for row in tables.counter_row(view)["networks"]]
+    assert names == [(1, "twice"), (2, "twice"), (None, "outside")]
+    assert do(node, f"fdb del {OTHER} outside").endswith("deleted, was at eth0, eth1")
+    for text, said in (
+        (f"fdb replace {OTHER} twice eth0", "VNIs 1, 2"),
+        (f"fdb replace {OTHER} inside eth0", "there are outside, twice"),
+        (f"fdb replace {OTHER} outside eth9", "member of network outside; there are eth0, eth1"),
+        (f"neigh replace 198.51.100.7 lladdr {OTHER} network 3x", "'3x'"),
+    ):  # fmt: skip
+        with pytest.raises(SpecError, match=said):
+            do(node, text)
 
 
 def servers(node: StandIn) -> dict[str, tuple[int, int, int]]:

@@ -17,8 +17,8 @@ def command(words: tuple[str, ...], socket: str | None) -> None:
     """Change an entry, a server or a weight of a running node, and say what was done.
 
     \b
-    vxlanfast set fdb replace|append|del MAC VNI PLACE...
-    vxlanfast set neigh replace|del ADDRESS lladdr MAC vni VNI [at PLACE]
+    vxlanfast set fdb replace|append|del MAC VNI|NETWORK PLACE...
+    vxlanfast set neigh replace|del ADDRESS lladdr MAC vni VNI|NETWORK [at PLACE]
     vxlanfast set server add|edit|del SERVICE ADDRESS[:PORT] [-w W] [-x UPPER] [-y LOWER]
     vxlanfast set weight SERVICE ADDRESS[:PORT] W
 
