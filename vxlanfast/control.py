@@ -201,7 +201,9 @@ class ControlServer:
         if form not in ("text", "json"):
             raise SpecError(f"format = {_short(form)}: text or json")
         if request.get("stats") is True:
-            name = WITH_STATS.get(name, name)
+            if name not in WITH_STATS:
+                raise SpecError(f"stats of {name}: of {', '.join(WITH_STATS)} alone")
+            name = WITH_STATS[name]
         if name in OF_NODE:
             row = self.status() if name == "status" else self.node.io_counters()
             yield _line({"ok": True, "value": row} if form == "json" else {"ok": True, "lines": _node_lines(name, row)})

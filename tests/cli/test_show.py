@@ -46,6 +46,7 @@ def test_status_nodes_io_metrics_stats(tmp_path: Path) -> None:
         assert b"underlay       1,234" in vxlanfast("show", "io", "--socket", path).stdout
         assert b"vxlanfast_packets_total 0.0" in vxlanfast("show", "metrics", "--socket", path).stdout
         assert b"InPkts" in vxlanfast("show", "services", "-s", "--socket", path).stdout
+        assert_one_line(vxlanfast("show", "fdb", "-s", "--socket", path), 2, "-s: services alone")
     (node,) = json.loads(vxlanfast("show", "nodes", "-j", "--socket", path).stdout)
     assert "start one with" in node["error"]
 

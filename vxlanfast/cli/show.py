@@ -52,6 +52,8 @@ def command(
     """
     if what == "metrics" and as_json:
         raise click.UsageError("metrics are text, in Prometheus' format")
+    if stats and what != "services":
+        raise click.UsageError(f"-s: services alone; {what} has all its figures without it")
 
     def lines() -> Iterator[str]:
         if what == "nodes":
