@@ -5,7 +5,7 @@ SENTENCES = {
     Verdict.PUNT_NOT_IP: "not an IP packet",
     Verdict.PUNT_NOT_UDP: "IP, but not UDP",
     Verdict.PUNT_PORT: "UDP, but not to a VXLAN port",
-    Verdict.PUNT_FRAGMENT: "outer IP fragment (--reassemble puts fragments together)",
+    Verdict.PUNT_FRAGMENT: "outer IP fragment (--reassemble, or a node's reassemble = true, puts them together)",
     Verdict.PUNT_GPE: "VXLAN-GPE whose payload is not Ethernet",
     Verdict.PUNT_LINK_TYPE: "link type not supported",
     Verdict.PUNT_GENEVE: "GENEVE control message, or payload that is neither Ethernet nor IP",

@@ -33,7 +33,7 @@ ALLOWED = {("_ext/node/survey.pyx", "vxlanfast._ext.io.format")} | {
 CORE_NODES = {f"_ext.node.{name}" for name in (
     "bridge", "encap", "fit", "proxy", "receive", "route", "send", "snoop",
 )}  # fmt: skip
-TABLES = {f"_ext.table.{name}" for name in ("dest", "fdb", "group", "neigh", "net")}
+TABLES = {f"_ext.table.{name}" for name in ("dest", "fdb", "fragments", "group", "neigh", "net")}
 #: Modules of the C library and of Python's C interface.
 LOWEST = ("libc", "posix", "cpython", "cython")
 

@@ -254,6 +254,7 @@ NodeSpec
     df: bool = False
     udp_csum: str = 'auto'
     zero_csum6: bool = False
+    reassemble: bool = True
     seed: int = 0
     network: tuple[NetworkSpec, ...] = ()
     mesh: MeshSpec = MeshSpec()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,18 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet as Scapy
 
 import vxlanfast as vf
-from tests.support import Pcapng, assert_one_line, blocks, capture_path, captures, pcap, sha, table, vxlanfast
+from tests.support import (
+    Pcapng,
+    assert_one_line,
+    blocks,
+    capture_path,
+    captures,
+    frames_of,
+    pcap,
+    sha,
+    table,
+    vxlanfast,
+)
 from vxlanfast import Rule, Verdict
 
 NODE = """
@@ -148,6 +160,7 @@ def test_captures_of_others(row: dict[str, str], tmp_path: Path) -> None:
     what does not has a reason. Twice the same bytes."""
     path = capture_path("vxlan", row["file"])
     listed = table(path.with_name(path.name.rsplit(".", 1)[0] + ".inner.tsv"))
+    joint = 0
     for port in (int(port) for port in row["ports"].split(",")):
         spec, expected = fitting(path, port)
         if spec is None:
@@ -173,6 +186,16 @@ def test_captures_of_others(row: dict[str, str], tmp_path: Path) -> None:
                    "DROP_IP_CSUM",                   "DROP_UDP_NO_CSUM", "DROP_INNER_TAG"}  # fmt: skip
         assert set(refused) <= allowed, refused
         assert {(vni, sha(frame)) for vni, frame in wanted} <= {(int(r["vni"]), r["sha256"]) for r in listed}
+        # Fragments put together: nothing but what was in them comes out as well.
+        whole, joined = tmp_path / "whole.pcapng", tmp_path / "joined.pcap"
+        vf.replay_file(vf.Dataplane(replace(spec, reassemble=True)), path, whole, port="underlay")
+        vf.decap_file(path, joined, ports=[port], reassemble=True, format="nsecpcap")
+        more = Counter(data for _, _, data, _ in read_interfaces(whole)[1])
+        more -= Counter(data for _, _, data, _ in rows)
+        assert more <= Counter(frames_of(joined)), len(more)
+        joint += more.total()
+    if path.name == "kernel61-uml__kernel-vxlan-outer.pcap":
+        assert joint == 2
 
 
 def fitting(path: Path, port: int) -> tuple[vf.NodeSpec | None, list[tuple[int, int, bytes]]]:
@@ -201,7 +224,8 @@ def fitting(path: Path, port: int) -> tuple[vf.NodeSpec | None, list[tuple[int, 
                 peer=tuple(vf.PeerSpec(vtep=member) for member in members),
             )
         )  # fmt: skip
-    spec = vf.NodeSpec(vtep=(vtep,), port=port, zero_csum6=True, network=tuple(networks))
+    # Packet by packet: what fragments make is no packet's.
+    spec = vf.NodeSpec(vtep=(vtep,), port=port, zero_csum6=True, reassemble=False, network=tuple(networks))
     return spec, [(n, vni, frame) for n, outer, vni, frame in mine if outer.src != vtep]
 
 

@@ -17,6 +17,7 @@ from vxlanfast._ext.node.send import Send
 from vxlanfast._ext.node.snoop import Snoop
 from vxlanfast._ext.table.dest import DestTable
 from vxlanfast._ext.table.fdb import FdbTable
+from vxlanfast._ext.table.fragments import FragmentTable
 from vxlanfast._ext.table.group import GroupTable
 from vxlanfast._ext.table.neigh import NeighTable
 from vxlanfast._ext.table.net import NetTable
@@ -88,6 +89,7 @@ class Compiled:
         self.receive = Receive(
             self.nets, self.dests, local=[parse_ip(text) for text in spec.vtep], ports=[spec.port],
             underlay=ports[UNDERLAY], zero_csum6=spec.zero_csum6,
+            fragments=FragmentTable(seed=spec.seed) if spec.reassemble else None,
         )  # fmt: skip
         self.proxy = Proxy(self.nets, self.dests, self.neigh)
         self.bridge = Bridge(self.nets, self.dests, self.fdb, Snoop(self.nets, self.dests, self.groups))
@@ -283,6 +285,8 @@ class Compiled:
         self.nets.adopt(other.nets)
         self.groups.adopt(other.groups, dests, nets)
         self.mesh.move_returns(dests)
+        if self.receive.fragments is not None and other.receive.fragments is not None:
+            self.receive.fragments = other.receive.fragments
         self.fit.idents = other.fit.idents
         return self.fdb.adopt(other.fdb, dests, nets)
 

@@ -53,7 +53,7 @@ class NodeSpec:
     of the first VTEP address). ``port``: UDP port of both directions. ``ageing_s``: learned MACs that are silent so
     long go, 0 for never. ``stations``, ``neighbours``, ``memberships`` (multicast): capacity of the tables.
     ``udp_csum``, ``ttl``, ``dscp``, ``df``, ``seed``: as in TunnelSpec. ``zero_csum6``: a zero checksum over IPv6 is
-    accepted (RFC 6935).
+    accepted (RFC 6935). ``reassemble``: outer fragments that members send are put together, as a kernel does.
     """
 
     vtep: tuple[str, ...]
@@ -70,6 +70,7 @@ class NodeSpec:
     df: bool = False
     udp_csum: str = "auto"
     zero_csum6: bool = False
+    reassemble: bool = True
     seed: int = 0
     network: tuple[NetworkSpec, ...] = ()
     mesh: MeshSpec = field(default_factory=MeshSpec)

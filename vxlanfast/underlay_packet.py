@@ -31,17 +31,18 @@ _Step = tuple[int, int, str, str]  # code, operand, label where true, label wher
 
 def filter_of(addresses: Sequence[str], port: int) -> bytes:
     """What is for us of all that an interface carries, as the kernel's filter: UDP to ``port`` at one of the addresses,
-    and ICMP that says of our packets that they are too big."""
+    what may be the rest of such a datagram, and ICMP that says of our packets that they are too big."""
     steps: list[_Step | str] = [(_LD_W, _PKTTYPE, "", ""), (_JEQ, 0, "", _DROP), (_LD_H, 12, "", "")]
     packed = {len(parse_ip(text)): parse_ip(text) for text in addresses}
     if 4 in packed:
         steps += [
             (_JEQ, 0x0800, "", "six"),
             (_LD_W, 30, "", ""), (_JEQ, int.from_bytes(packed[4]), "", _DROP),
-            (_LD_H, 20, "", ""), (_JSET, 0x1FFF, _DROP, ""),  # a later fragment has no ports
+            (_LD_H, 20, "", ""), (_JSET, 0x1FFF, "later", ""),
             (_LDX_IHL, 14, "", ""), (_LD_B, 23, "", ""), (_JEQ, 17, "", "icmp"),
             (_LD_H_X, 16, "", ""), (_JEQ, port, _KEEP, _DROP),
             "icmp", (_JEQ, 1, "", _DROP), (_LD_H_X, 14, "", ""), (_JEQ, 0x0304, _KEEP, _DROP),
+            "later", (_LD_B, 23, "", ""), (_JEQ, 17, _KEEP, _DROP),  # a fragment without ports
         ]  # fmt: skip
     steps.append("six")
     if 16 in packed:
@@ -49,7 +50,8 @@ def filter_of(addresses: Sequence[str], port: int) -> bytes:
         for k in range(4):
             steps += [(_LD_W, 38 + 4 * k, "", ""), (_JEQ, int.from_bytes(packed[16][4 * k : 4 * k + 4]), "", _DROP)]
         steps += [
-            (_LD_B, 20, "", ""), (_JEQ, 17, "", "icmp6"), (_LD_H, 56, "", ""), (_JEQ, port, _KEEP, _DROP),
+            (_LD_B, 20, "", ""), (_JEQ, 44, _KEEP, ""),  # a fragment
+            (_JEQ, 17, "", "icmp6"), (_LD_H, 56, "", ""), (_JEQ, port, _KEEP, _DROP),
             "icmp6", (_JEQ, 58, "", _DROP), (_LD_B, 54, "", ""), (_JEQ, 2, _KEEP, _DROP),
         ]  # fmt: skip
     steps += [_DROP, (_RET, 0, "", ""), _KEEP, (_RET, 0xFFFFFFFF, "", "")]

@@ -2,6 +2,9 @@
 
 The order is that of the kernel's vxlan_rcv (drivers/net/vxlan/vxlan_core.c), with one thing more: a packet has to come from
 a VTEP that is a member of its network. An unknown VNI and an unknown VTEP look the same from outside: nothing comes back.
+
+Outer fragments are put together where the kernel in front of us has not done so (a TAP, a packet socket, a capture): a kernel's
+vxlan device sends them wherever its MTU is larger than its wire's, which it is by default. Only those of members are held.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -9,12 +12,14 @@ from libc.string cimport memcmp, memcpy, memset
 
 from vxlanfast._ext.batch cimport Columns, PacketBatch
 from vxlanfast._ext.node.decap cimport DecapRules, VxlanFrame, decap_common, decap_find, outer_csums
+from vxlanfast._ext.node.reassemble cimport reassemble_row
 from vxlanfast._ext.table.dest cimport DEST_NONE, Dest, DestTable, peer_find
+from vxlanfast._ext.table.fragments cimport FragmentTable
 from vxlanfast._ext.table.hash cimport prefetch
 from vxlanfast._ext.table.net cimport NET_GBP, NET_NONE, NET_TAGS, Net, NetTable, net_find
 from vxlanfast._ext.verdict cimport (
-    Verdict, PASS, DROP_ECN, DROP_INNER_HEADER, DROP_INNER_SOURCE, DROP_NO_VNI, DROP_TRUNCATED, PUNT_GPE, DROP_INNER_TAG, DROP_INNER_RUNT, DROP_NOT_ETHERNET,
-    DROP_PORT_UNKNOWN, DROP_RESERVED, DROP_VNI_UNKNOWN, DROP_VTEP_OTHER, DROP_VTEP_UNKNOWN, PUNT_NOT_UDP, RULE_NONE,
+    Verdict, PASS, DROP_ECN, DROP_INNER_HEADER, DROP_IP_CSUM, DROP_INNER_SOURCE, DROP_NO_VNI, DROP_TRUNCATED, PUNT_GPE, DROP_INNER_TAG, DROP_INNER_RUNT, DROP_NOT_ETHERNET,
+    DROP_PORT_UNKNOWN, DROP_RESERVED, DROP_VNI_UNKNOWN, DROP_VTEP_OTHER, DROP_VTEP_UNKNOWN, PUNT_FRAGMENT, PUNT_NOT_UDP, RULE_NONE,
     VERDICT_COUNT,
 )
 from vxlanfast._ext.wire.ecn cimport ECN_DROP, ECN_MASK, ecn_decap, ecn_set4, ecn_set6
@@ -22,9 +27,9 @@ from vxlanfast._ext.wire.endian cimport load_be16, load_host16, load_host32, lik
 from vxlanfast._ext.wire.eth cimport (
     ETH_HDR_LEN, ETH_OFF_SRC, ETH_OFF_TYPE, ETH_TYPE_IPV4, ETH_TYPE_IPV6, eth_is_tag, eth_skip_tags,
 )
-from vxlanfast._ext.wire.ipv4 cimport IPV4_HDR_LEN, IPV4_OFF_DST, IPV4_OFF_SRC, IPV4_OFF_TOS, ipv4_check
+from vxlanfast._ext.wire.ipv4 cimport IPV4_HDR_LEN, IPV4_OFF_DST, IPV4_OFF_SRC, IPV4_OFF_TOS, ipv4_check, ipv4_csum_ok
 from vxlanfast._ext.wire.ipv6 cimport IPV6_OFF_DST, IPV6_OFF_SRC, ipv6_check, ipv6_traffic_class
-from vxlanfast._ext.wire.link cimport LINK_ETHERNET, LINK_VXLAN
+from vxlanfast._ext.wire.link cimport LINK_ETHERNET, LINK_VXLAN, link_find_l3
 from vxlanfast._ext.wire.udp cimport UDP_HDR_LEN, udp_csum
 from vxlanfast._ext.wire.vxlan cimport (
     VXLAN_GPE_ETHERNET, VXLAN_HDR_LEN, VXLAN_OFF_NEXT_PROTO, vxlan_has_reserved, vxlan_has_vni, vxlan_is_gbp, vxlan_is_gpe, vxlan_vni,
@@ -100,8 +105,11 @@ cdef class Receive:
     """Gives each row its network and the destination number it came from, and takes the VXLAN headers off those that have them.
 
     ``local``: our VTEP addresses (4 or 16 bytes each; at most one of a kind). ``ports``: UDP ports that mean VXLAN.
-    ``underlay``: the port number that packets of the underlay come by.
+    ``underlay``: the port number that packets of the underlay come by. ``fragments``: where those of outer datagrams wait
+    for each other; None: they are dropped.
     """
+    cdef public FragmentTable fragments
+    cdef DestTable known         # every member of any network, as if of network 0
     cdef DecapRules rules
     cdef NetTable nets
     cdef DestTable dests
@@ -115,8 +123,9 @@ cdef class Receive:
     cdef uint64_t counts[VERDICT_COUNT]
 
     def __cinit__(self, NetTable nets not None, DestTable dests not None, *, local, ports, uint16_t underlay=0,
-                  bint zero_csum6=False):
+                  bint zero_csum6=False, FragmentTable fragments=None):
         cdef uint32_t i
+        cdef Dest *d
         self.nets = nets
         self.dests = dests
         self.underlay = underlay
@@ -135,6 +144,12 @@ cdef class Receive:
                 raise ValueError(f"UDP port {port}: 1 to 65535")
             self.rules.ports[<uint32_t>port >> 3] |= 1 << (<uint32_t>port & 7)
         self.rules.levels = 1
+        self.fragments = fragments
+        self.known = DestTable(max(1, dests.size), seed=dests.seed)
+        for i in range(dests.size):
+            d = &dests.dests[i]
+            if d.family and peer_find(self.known, d.addr, d.family, 0) == DEST_NONE:
+                self.known.add_peer(0, (<char *>d.addr)[:4 if d.family == 4 else 16], 0, 0)
         for addr in local:
             raw = bytes(addr).ljust(16, b"\0")
             if len(addr) == 4:
@@ -148,6 +163,31 @@ cdef class Receive:
 
     def __dealloc__(self):
         free(self.port_dest)
+
+    cdef Verdict join(self, Columns *c, uint32_t i) noexcept nogil:
+        """An outer fragment: PASS for the one that makes its datagram whole, which the row is now."""
+        cdef const uint8_t *ip
+        cdef uint8_t addr[16]
+        cdef uint16_t ethertype = 0
+        cdef uint32_t l3 = 0
+        cdef bint no_memory = False
+        if self.fragments is None or link_find_l3(c.link[i], c.arena + c.off[i], c.len[i], &ethertype, &l3) != PASS:
+            return PUNT_FRAGMENT
+        ip = c.arena + c.off[i] + l3
+        if ethertype == ETH_TYPE_IPV4:
+            if not self.has4 or load_host32(ip + IPV4_OFF_DST) != load_host32(self.local4):
+                return DROP_VTEP_OTHER
+            if not ipv4_csum_ok(ip):
+                return DROP_IP_CSUM  # ip_rcv looks at it before ip_defrag does
+            memset(addr, 0, 16)
+            memcpy(addr, ip + IPV4_OFF_SRC, 4)
+        else:
+            if not self.has6 or memcmp(ip + IPV6_OFF_DST, self.local6, 16):
+                return DROP_VTEP_OTHER
+            memcpy(addr, ip + IPV6_OFF_SRC, 16)
+        if peer_find(self.known, addr, 4 if ethertype == ETH_TYPE_IPV4 else 6, 0) == DEST_NONE:
+            return DROP_VTEP_UNKNOWN
+        return reassemble_row(c, i, self.fragments, &no_memory)
 
     cdef Verdict from_underlay(self, Columns *c, uint32_t i, uint32_t *last) noexcept nogil:
         """A packet of the underlay. ``last``: the peer that the packet before it came from, likely this one's too."""
@@ -178,6 +218,9 @@ cdef class Receive:
                 f.l4 = ETH_HDR_LEN + IPV4_HDR_LEN
             else:
                 v = decap_find(p, n, wire_n, c.link[i], &self.rules, &f)
+                if v == PUNT_FRAGMENT:
+                    v = self.join(c, i)
+                    return v if v != PASS else self.from_underlay(c, i, last)  # a whole datagram now, and none again
                 if v != PASS:
                     return v
             vxlan = p + f.l4 + UDP_HDR_LEN
@@ -287,7 +330,12 @@ cdef class Receive:
             self.counts[<uint8_t>v] += 1
 
     def process(self, PacketBatch batch not None):
-        """Every row with verdict PASS: on PASS it is a frame, with its network, VNI and origin in the columns."""
+        """Every row with verdict PASS: on PASS it is a frame, with its network, VNI and origin in the columns.
+
+        BufferError while a view of the batch is alive and fragments are put together: its memory may grow.
+        """
+        if self.fragments is not None:
+            batch._require_idle("put fragments together in")
         with nogil:
             self.receive_rows(&batch.c)
         return batch
