@@ -165,6 +165,23 @@ def wrapped(frame: bytes, vtep: str, vni: int) -> bytes:
     return bytes(12) + b"\x08\0" + ip4(bytes(map(int, vtep.split("."))), b"\xc0\0\2\1", 17, udp)
 
 
+def pieces(packet: bytes, size: int) -> list[bytes]:
+    """Fragments of an outer packet; all packets of one VTEP have the same identification, so they may meet."""
+    four = packet[12:14] == b"\x08\0"
+    l4 = 34 if four else 54
+    head, body, out = packet[14:l4], packet[l4:], []
+    for at in range(0, len(body), size):
+        piece, more = body[at : at + size], at + size < len(body)
+        if four:
+            new = head[:2] + struct.pack("!HHH", 20 + len(piece), 1, more << 13 | at >> 3) + head[8:10]
+            new += checksum(new + head[12:]) + head[12:]
+        else:
+            new = head[:4] + struct.pack("!HB", 8 + len(piece), 44) + head[7:]
+            new += struct.pack("!BBHI", 17, 0, at | more, 1)
+        out.append(packet[:14] + new + piece)
+    return out
+
+
 class Sequence:
     """Two planes that go through the same steps, one by batches and one by rows, and what the tables must say."""
 
@@ -193,13 +210,21 @@ class Sequence:
             way, kind, a, b, changes = (self.byte() for _ in range(5))
             frame = inner(kind, a, b)
             port = PORTS[way % 5]
+            rows = [frame]
             if port == "underlay":
-                frame = wrapped(frame, VTEPS[way >> 3 & 3], VNIS[way >> 5 & 3])
-            raw = bytearray(frame)
-            for _ in range(changes & 3):
-                raw[(self.byte() << 8 | self.byte()) % len(raw)] = self.byte()
-            cut = len(raw) if changes & 0xC0 else self.byte() * len(raw) // 255
-            out.append((ports[port], bytes(raw[:cut])))
+                rows = [wrapped(frame, VTEPS[way >> 3 & 3], VNIS[way >> 5 & 3])]
+                if changes & 0x20:
+                    rows = pieces(rows[0], 8 * (8 + b % 64))
+                    if changes & 0x10:
+                        rows.reverse()
+                    if changes & 8:
+                        rows.pop(a % len(rows))
+            for row in rows:
+                raw = bytearray(row)
+                for _ in range(changes & 3):
+                    raw[(self.byte() << 8 | self.byte()) % len(raw)] = self.byte()
+                cut = len(raw) if changes & 0xC0 else self.byte() * len(raw) // 255
+                out.append((ports[port], bytes(raw[:cut])))
         return out
 
     def offer(self) -> None:
