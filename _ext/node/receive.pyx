@@ -125,7 +125,6 @@ cdef class Receive:
     def __cinit__(self, NetTable nets not None, DestTable dests not None, *, local, ports, uint16_t underlay=0,
                   bint zero_csum6=False, FragmentTable fragments=None):
         cdef uint32_t i
-        cdef Dest *d
         self.nets = nets
         self.dests = dests
         self.underlay = underlay
@@ -145,11 +144,11 @@ cdef class Receive:
             self.rules.ports[<uint32_t>port >> 3] |= 1 << (<uint32_t>port & 7)
         self.rules.levels = 1
         self.fragments = fragments
-        self.known = DestTable(max(1, dests.size), seed=dests.seed)
-        for i in range(dests.size):
-            d = &dests.dests[i]
-            if d.family and peer_find(self.known, d.addr, d.family, 0) == DEST_NONE:
-                self.known.add_peer(0, (<char *>d.addr)[:4 if d.family == 4 else 16], 0, 0)
+        members = {(<char *>dests.dests[i].addr)[:4 if dests.dests[i].family == 4 else 16]
+                   for i in range(dests.size) if dests.dests[i].family}
+        self.known = DestTable(max(1, len(members)), seed=dests.seed)
+        for member in members:
+            self.known.add_peer(0, member, 0, 0)
         for addr in local:
             raw = bytes(addr).ljust(16, b"\0")
             if len(addr) == 4:
