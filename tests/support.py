@@ -8,13 +8,16 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import hashlib
+import itertools
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +53,21 @@ def until(what: str, check: Callable[[], Any], seconds: float = PATIENCE_S) -> A
             return found
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.05)
+
+
+#: Below those that the kernel gives to whoever asks for any, and apart from another process's of these tests.
+PORTS = itertools.count(os.getpid() * 97)
+
+
+def free_port() -> int:
+    """A port that nobody has, and that stays free until a program of ours has started."""
+    for _ in range(1000):
+        port = 20000 + next(PORTS) % 10000
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock, suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind(("::", port))
+            return port
+    raise AssertionError("no free port")
 
 
 # --- other people's captures ----------------------------------------------------------------------------

@@ -12,8 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PYTHON, TSHARK, VERBS_ENV, assert_one_line, blocks, frames_of, tshark, until, vxlanfast
-from tests.test_recv import INNER, VNI_42, free_port, send
+from tests.support import (
+    PYTHON,
+    TSHARK,
+    VERBS_ENV,
+    assert_one_line,
+    blocks,
+    frames_of,
+    free_port,
+    tshark,
+    until,
+    vxlanfast,
+)
+from tests.test_recv import INNER, VNI_42, send
 from vxlanfast import extcap
 from vxlanfast.errors import OutputError, SpecError
 

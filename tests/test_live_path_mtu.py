@@ -3,6 +3,7 @@ silence."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import ip, namespaces, need_root
+from tests.lab import ip, namespaces, need_root, packet_socket
 from tests.live import Node, address, background, cable, kernel_peer, ping, run, until
 from tests.support import PYTHON
 
@@ -150,3 +151,45 @@ def test_a_route_that_says_so(way: Way) -> None:
     assert ping(way.task, "10.0.9.12", "-M", "do", "-s", str(fits - 28))
     ip("-n", way.node.namespace, "route", "del", theirs, "via", gateway)
     until("it is given back", lambda: "mtu=1500" in way.node.log)
+
+
+@pytest.mark.parametrize("underlay", ["socket", "packet", "tap"])
+def test_a_kernel_that_fragments(underlay: str, tmp_path: Path) -> None:
+    """Its vxlan device's MTU is as large as its wire's: frames over 1,450 bytes are two fragments. Nothing is lost."""
+    need_root("ping")
+    with namespaces("n", "t", "p") as (here, task, peer):
+        cable(here, peer, mtu=1600)
+        address(here, "wire", "192.0.2.1/24")
+        address(peer, "wire", "192.0.2.2/24")
+        vtep = "192.0.2.1"
+        if underlay == "tap":
+            vtep = "198.51.100.1"
+            run(here, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+            ip("-n", peer, "route", "add", vtep, "via", "192.0.2.1")
+        kernel_peer(
+            peer, vni=42, local="192.0.2.2", flood=[vtep], mtu=1500, addresses=["10.0.9.12/24"],
+            mac="02:42:0a:00:09:0c",
+        )  # fmt: skip
+        for namespace in (here, peer):  # what the device was made on has shrunk since
+            ip("-n", namespace, "link", "set", "wire", "mtu", "1500")
+        config = CONFIG.format(vtep=vtep, df="false", underlay=underlay, task=task, peer="192.0.2.2")
+        with Node(here, tmp_path, config) as node:
+            until("it answers", lambda: ping(task, "10.0.9.12"))
+            head = bytes.fromhex("02420a000903 02420a00090c 88b5")
+            frames = [head + bytes([n]) * size for n, size in enumerate((1400, 1450, 1451, 1460, 1499, 1500))]
+            with packet_socket(peer, "vx") as send, packet_socket(task, "eth0") as receive:
+                for frame in frames:
+                    send.send(frame)
+                got: list[bytes] = []
+
+                def all_there() -> bool:
+                    with contextlib.suppress(BlockingIOError):
+                        while frame := receive.recv(2000):
+                            got.extend([frame] if frame.startswith(head) else [])
+                    return len(got) >= len(frames)
+
+                until("they are there", all_there)
+            assert got == frames
+            # In front of a socket the kernel does it.
+            assert node.show("drops")["drops"].get("DROP_FRAGMENT_HELD", 0) == (0 if underlay == "socket" else 4)
+            assert node.stop() == 0, node.log

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-from pathlib import Path
-
-import pytest
 
 import vxlanfast as vf
 from tests import make_fixtures as fx
-from tests.lab import ip, namespaces, need_root, packet_socket
-from tests.live import Node, address, cable, kernel_peer, ping, run, until
+from tests.node.test_reassemble import pieces_of, versions
+from tests.support import csum
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.verdict import Verdict as V
 
@@ -32,14 +28,6 @@ def came(plane: vf.Dataplane, frames: list[bytes], ts_ns: int = 0) -> tuple[list
     batch = plane.process(PacketBatch.from_frames(frames, ts_ns=ts_ns, port_in=plane.ports["underlay"]))
     out = [bytes(batch.frame(i)) for i in batch.passed() if batch.port_out[i] == plane.ports["e1"]]
     return out, [V(v) for v in batch.verdict][: len(frames)]
-
-
-def pieces_of(version: int, *, size: int = 1000, ident: int = 7, seed: int = 0) -> tuple[list[bytes], bytes]:
-    packet, inner = (fx.datagram4 if version == 4 else fx.datagram6)(seed=seed)
-    return (fx.fragments4 if version == 4 else fx.fragments6)(packet, size, ident), inner
-
-
-versions = pytest.mark.parametrize("version", [4, 6])
 
 
 @versions
@@ -71,20 +59,13 @@ def test_only_for_us_and_of_members(version: int) -> None:
         out[at + size - 1] ^= 0x55
         if version == 4:  # the checksum stays right
             out[24:26] = b"\0\0"
-            out[24:26] = (0xFFFF - fx_sum(out[14:34])).to_bytes(2, "big")
+            out[24:26] = csum(bytes(out[14:34])).to_bytes(2, "big")
         return bytes(out)
 
     assert came(plane, pieces[:-1])[1] == [V.DROP_FRAGMENT_HELD] * (len(pieces) - 1)
     assert came(plane, [changed(piece, src) for piece in pieces])[1] == [V.DROP_VTEP_UNKNOWN] * len(pieces)
     assert came(plane, [changed(piece, dst) for piece in pieces])[1] == [V.DROP_VTEP_OTHER] * len(pieces)
     assert came(plane, pieces[-1:])[0] == [inner]
-
-
-def fx_sum(data: bytes | bytearray) -> int:
-    total = sum(int.from_bytes(data[k : k + 2], "big") for k in range(0, len(data), 2))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
 
 
 def test_what_is_wrong_with_them() -> None:
@@ -128,78 +109,8 @@ def test_a_flood_of_them() -> None:
     for ident in range(1000):
         first[18:20] = ident.to_bytes(2, "big")
         first[24:26] = b"\0\0"
-        first[24:26] = (0xFFFF - fx_sum(first[14:34])).to_bytes(2, "big")
+        first[24:26] = csum(bytes(first[14:34])).to_bytes(2, "big")
         flood.append(bytes(first))
     for _ in range(100):
         assert came(plane, flood)[0] == []
     assert came(plane, [*flood[:500], *honest[:-1], *flood[500:700], honest[-1]])[0] == [inner]
-
-
-CONFIG = """
-[node]
-vtep = "{vtep}"
-
-[live]
-underlay = "{underlay}"
-
-[[live.tap]]
-port = "task"
-name = "eth0"
-namespace = "{task}"
-
-[[network]]
-name = "web"
-vni = 42
-subnet = ["10.0.9.0/24"]
-
-[[network.peer]]
-vtep = "192.0.2.2"
-
-[[network.endpoint]]
-port = "task"
-ip = "10.0.9.3"
-"""
-
-
-@pytest.mark.root
-@pytest.mark.live
-@pytest.mark.parametrize("underlay", ["socket", "packet", "tap"])
-def test_a_kernel_that_fragments(underlay: str, tmp_path: Path) -> None:
-    """Its vxlan device's MTU is as large as its wire's: frames over 1,450 bytes are two fragments. Nothing is lost."""
-    need_root("ping")
-    with namespaces("n", "t", "p") as (here, task, peer):
-        cable(here, peer, mtu=1600)
-        address(here, "wire", "192.0.2.1/24")
-        address(peer, "wire", "192.0.2.2/24")
-        vtep = "192.0.2.1"
-        if underlay == "tap":
-            vtep = "198.51.100.1"
-            run(here, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-            ip("-n", peer, "route", "add", vtep, "via", "192.0.2.1")
-        kernel_peer(
-            peer, vni=42, local="192.0.2.2", flood=[vtep], mtu=1500, addresses=["10.0.9.12/24"],
-            mac="02:42:0a:00:09:0c",
-        )  # fmt: skip
-        for namespace in (here, peer):  # what the device was made on has shrunk since
-            ip("-n", namespace, "link", "set", "wire", "mtu", "1500")
-        config = CONFIG.format(vtep=vtep, underlay=underlay, task=task)
-        with Node(here, tmp_path, config) as node:
-            until("it answers", lambda: ping(task, "10.0.9.12"))
-            head = bytes.fromhex("02420a000903 02420a00090c 88b5")
-            frames = [head + bytes([n]) * size for n, size in enumerate((1400, 1450, 1451, 1460, 1499, 1500))]
-            with packet_socket(peer, "vx") as send, packet_socket(task, "eth0") as receive:
-                for frame in frames:
-                    send.send(frame)
-                got: list[bytes] = []
-
-                def all_there() -> bool:
-                    with contextlib.suppress(BlockingIOError):
-                        while frame := receive.recv(2000):
-                            got.extend([frame] if frame.startswith(head) else [])
-                    return len(got) >= len(frames)
-
-                until("they are there", all_there)
-            assert got == frames
-            # In front of a socket the kernel does it.
-            assert node.show("drops")["drops"].get("DROP_FRAGMENT_HELD", 0) == (0 if underlay == "socket" else 4)
-            assert node.stop() == 0, node.log

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import socket
 import struct
@@ -22,7 +21,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 
 from tests.lab import inside, ip, namespaces, need_root, packet_socket
-from tests.support import CAPTURES, blocks, capture_path, frames_of, ours_read, pcap, table, until
+from tests.support import CAPTURES, blocks, capture_path, frames_of, free_port, ours_read, pcap, table, until
 from vxlanfast import decap_file
 from vxlanfast._ext.batch import PacketBatch
 from vxlanfast._ext.node.decap import Decap
@@ -55,20 +54,6 @@ def running(receiver: Receiver) -> Iterator[list[Received]]:
 
 def received(receiver: Receiver) -> int:
     return sum(edge.edge.packets for edge in receiver.edges)
-
-
-#: Below those that the kernel gives to whoever asks for any, and apart from another process's of these tests.
-PORTS = itertools.count(os.getpid() * 97)
-
-
-def free_port() -> int:
-    """A port that nobody has, and that stays free until a program of ours has started."""
-    while True:
-        port = 20000 + next(PORTS) % 10000
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            sock.bind(("::", port))
-            return port
 
 
 def local(target: object, **options: Any) -> tuple[Receiver, int]:

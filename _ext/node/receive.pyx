@@ -4,7 +4,7 @@ The order is that of the kernel's vxlan_rcv (drivers/net/vxlan/vxlan_core.c), wi
 a VTEP that is a member of its network. An unknown VNI and an unknown VTEP look the same from outside: nothing comes back.
 
 Outer fragments are put together where the kernel in front of us has not done so (a TAP, a packet socket, a capture): a kernel's
-vxlan device sends them wherever its MTU is larger than its wire's, which it is by default. Only those of members are held.
+vxlan device sends them where its MTU leaves no room for the headers, as that of one made without ``dev``. Only members' are held.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -101,6 +101,21 @@ cdef inline Verdict payload_find(const uint8_t *p, uint32_t n, VxlanFrame *f) no
     return PASS if n - VXLAN_HDR_LEN >= ETH_HDR_LEN else DROP_INNER_RUNT
 
 
+cdef inline bint sender_of(const uint8_t *ip, uint8_t version, const uint8_t *local4, const uint8_t *local6, uint8_t *addr) noexcept nogil:
+    """Whether an outer packet is for one of our addresses (NULL: none of that kind); then ``addr`` is whom it is from, as
+    ``peer_find`` wants it."""
+    if version == 4:
+        if local4 == NULL or load_host32(ip + IPV4_OFF_DST) != load_host32(local4):
+            return False
+        memset(addr, 0, 16)
+        memcpy(addr, ip + IPV4_OFF_SRC, 4)
+        return True
+    if local6 == NULL or memcmp(ip + IPV6_OFF_DST, local6, 16):
+        return False
+    memcpy(addr, ip + IPV6_OFF_SRC, 16)
+    return True
+
+
 cdef class Receive:
     """Gives each row its network and the destination number it came from, and takes the VXLAN headers off those that have them.
 
@@ -169,22 +184,17 @@ cdef class Receive:
         cdef uint8_t addr[16]
         cdef uint16_t ethertype = 0
         cdef uint32_t l3 = 0
+        cdef uint8_t version
         cdef bint no_memory = False
         if self.fragments is None or link_find_l3(c.link[i], c.arena + c.off[i], c.len[i], &ethertype, &l3) != PASS:
             return PUNT_FRAGMENT
         ip = c.arena + c.off[i] + l3
-        if ethertype == ETH_TYPE_IPV4:
-            if not self.has4 or load_host32(ip + IPV4_OFF_DST) != load_host32(self.local4):
-                return DROP_VTEP_OTHER
-            if not ipv4_csum_ok(ip):
-                return DROP_IP_CSUM  # ip_rcv looks at it before ip_defrag does
-            memset(addr, 0, 16)
-            memcpy(addr, ip + IPV4_OFF_SRC, 4)
-        else:
-            if not self.has6 or memcmp(ip + IPV6_OFF_DST, self.local6, 16):
-                return DROP_VTEP_OTHER
-            memcpy(addr, ip + IPV6_OFF_SRC, 16)
-        if peer_find(self.known, addr, 4 if ethertype == ETH_TYPE_IPV4 else 6, 0) == DEST_NONE:
+        version = ip[0] >> 4
+        if not sender_of(ip, version, self.local4 if self.has4 else NULL, self.local6 if self.has6 else NULL, addr):
+            return DROP_VTEP_OTHER
+        if version == 4 and not ipv4_csum_ok(ip):
+            return DROP_IP_CSUM  # ip_rcv looks at it before ip_defrag does
+        if peer_find(self.known, addr, version, 0) == DEST_NONE:
             return DROP_VTEP_UNKNOWN
         return reassemble_row(c, i, self.fragments, &no_memory)
 
@@ -231,17 +241,9 @@ cdef class Receive:
             return DROP_RESERVED  # as Linux; RFC 7348 §5 would ignore them
         ip = outer + f.l3
         version = ip[0] >> 4
-        if version == 4:
-            if not self.has4 or load_host32(ip + IPV4_OFF_DST) != load_host32(self.local4):
-                return DROP_VTEP_OTHER
-            memset(addr, 0, 16)
-            memcpy(addr, ip + IPV4_OFF_SRC, 4)
-            tos = ip[IPV4_OFF_TOS]
-        else:
-            if not self.has6 or memcmp(ip + IPV6_OFF_DST, self.local6, 16):
-                return DROP_VTEP_OTHER
-            memcpy(addr, ip + IPV6_OFF_SRC, 16)
-            tos = ipv6_traffic_class(ip)
+        if not sender_of(ip, version, self.local4 if self.has4 else NULL, self.local6 if self.has6 else NULL, addr):
+            return DROP_VTEP_OTHER
+        tos = ip[IPV4_OFF_TOS] if version == 4 else ipv6_traffic_class(ip)
         peer = last[0]
         if peer != DEST_NONE:
             d = self.dests.dests + peer

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PYTHON, VERBS_ENV, assert_one_line, frames_of, until, vxlanfast
-from tests.test_recv import INNER, VNI_42, free_port, send
+from tests.support import PYTHON, VERBS_ENV, assert_one_line, frames_of, free_port, until, vxlanfast
+from tests.test_recv import INNER, VNI_42, send
 
 FRAMES = [INNER + n.to_bytes(2, "big") + bytes(60) for n in range(20)]
 
